@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from typing import Final
 
 import orjson
 
@@ -101,7 +102,7 @@ TOO_MANY_CONNECTIONS = RelayError(
     EndReason.REFUSED,
     retry_after=1,
 )
-TOO_MANY_OF_CLIENT = RelayError(
+TOO_MANY_OF_CLIENT: Final = RelayError(
     429,
     "too_many_connections_of_client",
     "Your address has reached its limit of open connections (FLOW_MAX_CONNECTIONS_PER_CLIENT). Try again when one of "
@@ -149,14 +150,14 @@ ENDED_BY_OPERATOR = RelayError(
     Party.RELAY,
     EndReason.ENDED_BY_OPERATOR,
 )
-NO_WEBSOCKET = RelayError(
+NO_WEBSOCKET: Final = RelayError(
     426,
     "websocket_not_allowed",
     "This route does not allow WebSockets. Use HTTP requests, or set `websocket` on the route (FLOW_WEBSOCKET).",
     Party.CLIENT,
     EndReason.REFUSED,
 )
-LOOP = RelayError(
+LOOP: Final = RelayError(
     508,
     "loop_detected",
     "This request has passed through this relay before. Check that FLOW_UPSTREAM does not lead back to the relay.",

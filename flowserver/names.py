@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha256
-from typing import TypeVar
+from typing import Final, TypeVar
 
-MODEL_BYTES = 256
+MODEL_BYTES: Final = 256
 PATH_BYTES = 256
 """Most bytes of a path in a message."""
 MAX_KEPT = 256

@@ -13,13 +13,14 @@ and 35 %.
 from __future__ import annotations
 
 from operator import mul
+from typing import Final
 
-PENDING = 4096
+PENDING: Final = 4096
 """Most bytes that wait to be classified."""
 
-_SOON = 256
+_SOON: Final = 256
 """Bytes that wait until the tokens are needed: a slice takes 2 us before its first byte, as much as 200 bytes."""
-_FIRST_RATE = 0.23
+_FIRST_RATE: Final = 0.23
 """Tokens per waiting byte before any is classified: fewer than in most texts, since a charge can't be taken back."""
 
 
@@ -42,11 +43,11 @@ def _table(kind: str, *, of: str = "") -> bytes:
     return bytes(ord(kind) if chr(byte) in of else 32 for byte in range(256))
 
 
-_KINDS = bytes(ord(_kind(byte)) for byte in range(256))
+_KINDS: Final = bytes(ord(_kind(byte)) for byte in range(256))
 # A word is a run of letters. A Chinese character, a sign or an emoji is a word too; its first byte is not a letter.
-_WORDS = _table("a", of="aAcLCI")
-_NUMBERS = _table("0", of="0")
-_SIGNS = _table(".", of=".")
+_WORDS: Final = _table("a", of="aAcLCI")
+_NUMBERS: Final = _table("0", of="0")
+_SIGNS: Final = _table(".", of=".")
 
 WEIGHTS = {
     "letter": 0.08,
@@ -66,8 +67,8 @@ WEIGHTS = {
 }
 """Tokens for each. "signs" is a run of ASCII punctuation, "sign" each byte of it."""
 
-_WEIGHTS = tuple(WEIGHTS.values())
-_ASCII_CLASSES = 9
+_WEIGHTS: Final = tuple(WEIGHTS.values())
+_ASCII_CLASSES: Final = 9
 
 
 class ByteClasses:

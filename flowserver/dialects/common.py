@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -17,19 +17,19 @@ Key = TypeVar("Key")
 NONSENSE = (AttributeError, LookupError, TypeError, ValueError)
 """Exceptions that reading malformed JSON, or JSON of an unexpected shape, raises."""
 
-MAX_COUNT = 2**53
+MAX_COUNT: Final = 2**53
 """Counts from here on are nonsense: not every JSON library keeps them exact."""
 
-DONE = b"[DONE]"
+DONE: Final = b"[DONE]"
 """The last event of many streams."""
 
 MAX_TOLD = 200
 """Characters kept of an error in an answer."""
 
-MAX_REASON = 64
+MAX_REASON: Final = 64
 """Characters kept of the reason why an answer ended."""
 
-MAX_OPEN = 256
+MAX_OPEN: Final = 256
 """Blocks of an answer that are remembered as open, far more than providers have at once. The ending closes no more."""
 
 FALLBACKS: dict[str, Reads | str | None] = {"models": COUNT, "fallbacks": COUNT}

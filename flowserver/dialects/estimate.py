@@ -22,11 +22,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from math import exp, log
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from .base import Format, Meter
 
-_NO_HINT, _FULL_HINT = 0.7, 0.85
+_NO_HINT: Final = 0.7
+_FULL_HINT: Final = 0.85
 """Events per token of the text. At `_FULL_HINT` or more the provider sends one token per event, and the text is
 overestimated; at `_NO_HINT` or less it sends several, and their number says nothing; in between both count."""
 
@@ -39,7 +40,8 @@ _MOST_CORRECTION = log(8)
 _LEAST_TOKENS = 50
 """Nothing is learned from shorter streams: the tokens that frame an answer outweigh their own."""
 
-_LEAST_BYTES, _MOST_BYTES = 1, 12
+_LEAST_BYTES: Final = 1
+_MOST_BYTES: Final = 12
 """Bytes per token, in estimates and in credible reports. A report outside this range counts something else, or is
 nonsense."""
 
@@ -61,7 +63,7 @@ class Family:
     citation: float
 
 
-FAMILIES = {
+FAMILIES: Final = {
     "claude": Family(factor=1.18, end=4.0, call=16.3, first_call=18.8, citation=11.0),
     "gemini": Family(factor=1.06, end=0.0, call=2.5, first_call=0.0, citation=11.0),
     "other": Family(factor=0.97, end=1.0, call=8.0, first_call=0.0, citation=8.0),
@@ -96,7 +98,7 @@ class Content(NamedTuple):
         )
 
 
-_NOTHING = Content(0, 0, 0.0)
+_NOTHING: Final = Content(0, 0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)

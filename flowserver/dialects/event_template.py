@@ -6,25 +6,25 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from .base import Template
 from .byte_classes import PENDING, ByteClasses
 
-RELEARN = 8
+RELEARN: Final = 8
 """Content events between two attempts to find a template: an attempt takes twice as long as parsing an event."""
 
-_MOST_AROUND = 2048
+_MOST_AROUND: Final = 2048
 """Bytes around the text of an event that may become a template: compiled ones are kept for all streams."""
 
-_PLAIN_TEXT = rb'([^"\\\x00-\x1f]*)'
+_PLAIN_TEXT: Final = rb'([^"\\\x00-\x1f]*)'
 """The inside of a JSON string without escapes, if it is UTF-8."""
 _ESCAPED_TEXT = rb'([^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+)'
 """The same with escapes, right ones or not. Possessive: to remember where each could end takes 100 bytes a byte."""
-_LETTERS = rb"[0-9A-Za-z]*"
-_BLANKS = rb" *"
+_LETTERS: Final = rb"[0-9A-Za-z]*"
+_BLANKS: Final = rb" *"
 
 Reader = Callable[[bytes, int], re.Match[bytes] | None]
 

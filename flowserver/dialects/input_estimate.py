@@ -12,34 +12,36 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 from .byte_classes import ByteClasses
 
-BLOCK = 8192
+BLOCK: Final = 8192
 """Bytes that are read together. Blocks begin at multiples of it, however the body was cut."""
-_WHOLE, _ONE_IN = 2, 16
+_WHOLE: Final = 2
+_ONE_IN: Final = 16
 """The first `_WHOLE` blocks are read; of the others one in `_ONE_IN`, which stands for all."""
 
-ATTACHED = 1000
+ATTACHED: Final = 1000
 """Tokens of an attachment."""
-LONG = 2000
+LONG: Final = 2000
 """Bytes without a blank from which on a text is one."""
-_WINDOW = LONG // 2
+_WINDOW: Final = LONG // 2
 """A text of `LONG` bytes without blanks fills at least one window of this size."""
-_PACKED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=_:;,.%-"
+_PACKED: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=_:;,.%-"
 """The bytes of attachments: base64, and the beginning of a data URL."""
-_PACKED_TEXT = re.compile(rb'"[A-Za-z0-9+/=_:;,.%%-]{%d,}+' % LONG)
+_PACKED_TEXT: Final = re.compile(rb'"[A-Za-z0-9+/=_:;,.%%-]{%d,}+' % LONG)
 
 _STRING = rb'([^"\\]*+(?:\\.[^"\\]*+)*+)'
 _TEXT_NAMES = (
     rb"content|text|prompt|input|output|system|instructions|description|arguments|thinking|title|preamble"
     rb"|systemInstruction"
 )
-_TEXTS = re.compile(rb'"(?:%b)"\s*:\s*\[?\s*"%b(?:"|\Z)' % (_TEXT_NAMES, _STRING), re.DOTALL)
-_REST_OF_TEXT = re.compile(rb'%b(?:"\s*[]},]|\Z)' % _STRING, re.DOTALL)
+_TEXTS: Final = re.compile(rb'"(?:%b)"\s*:\s*\[?\s*"%b(?:"|\Z)' % (_TEXT_NAMES, _STRING), re.DOTALL)
+_REST_OF_TEXT: Final = re.compile(rb'%b(?:"\s*[]},]|\Z)' % _STRING, re.DOTALL)
 """At the beginning of a block, where a text goes on from the one before: what ends it is no quote before a name."""
-_SCHEMA_TYPES = re.compile(rb'"type"\s*:\s*"(?:string|integer|number|boolean|array|object)"', re.IGNORECASE)
-_TOOL_SCHEMAS = (
+_SCHEMA_TYPES: Final = re.compile(rb'"type"\s*:\s*"(?:string|integer|number|boolean|array|object)"', re.IGNORECASE)
+_TOOL_SCHEMAS: Final = (
     b'"parameters":',
     b'"input_schema":',
     b'"inputSchema":',
@@ -47,11 +49,11 @@ _TOOL_SCHEMAS = (
     b'"parameters_json_schema":',
     b'"parameter_definitions":',
 )
-_MESSAGES = (b'"role"', b'"function_call')
+_MESSAGES: Final = (b'"role"', b'"function_call')
 
 _LEAST_BARE = 1000
 """Bytes of a block that may be one without known names."""
-_TYPES_APART = 200
+_TYPES_APART: Final = 200
 """Bytes for a schema type, where there are schemas; in these little is text."""
 _BLANKS_APART = 16
 """Bytes for a blank, where there is text in ASCII; keys, ids and ciphertexts have fewer."""
@@ -71,7 +73,7 @@ class InputFamily:
     """For each type in a schema."""
 
 
-INPUT_FAMILIES = {
+INPUT_FAMILIES: Final = {
     "claude": InputFamily(factor=1.18, base=7.2, schemas=380.0, type=6.0),
     "gemini": InputFamily(factor=1.04, base=-0.2, schemas=5.0, type=4.5),
     "cohere": InputFamily(factor=1.0, base=525.0, schemas=374.0, type=5.0),
@@ -92,9 +94,9 @@ class InputMarkup:
     """For each tool after the first."""
 
 
-INPUT_MARKUP = InputMarkup(message=3.5, tool=6.6)
+INPUT_MARKUP: Final = InputMarkup(message=3.5, tool=6.6)
 
-_GPT = re.compile(r"gpt-\d|(?:^|/)o\d|davinci|babbage|text-embedding")
+_GPT: Final = re.compile(r"gpt-\d|(?:^|/)o\d|davinci|babbage|text-embedding")
 
 
 def input_family(format: str, model: str | None) -> str:

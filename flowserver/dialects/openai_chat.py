@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from ..errors import RelayError
 from ..json_text.edits import without_member
@@ -34,22 +34,22 @@ _HEAD_FIELDS = ("id", "object", "created", "model", "service_tier", "system_fing
 """What all chunks of a stream have in common."""
 _MOST_CHOICES = 128
 """OpenAI's limit in a request. Beyond it, `ending` ignores choices that have not begun."""
-_MOST_SAMPLE = 1 << 16
+_MOST_SAMPLE: Final = 1 << 16
 """Bytes of a chunk that is kept. A larger one leaves the one before it in place."""
 _MOST_FIELD = 256
 """Characters of a text in the head of the ending's chunks."""
 _REPORT_ONLY = frozenset((*_HEAD_FIELDS, "choices", "usage", "x_groq", "latency_checkpoint", "obfuscation", "p"))
 """The fields of an event that only reports usage; `latency_checkpoint` is Azure's."""
-_LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
+_LIMIT_FIELDS: Final = ("max_completion_tokens", "max_tokens")
 """Old servers know the second one only."""
-_OWN_LIMIT = "n_predict"
+_OWN_LIMIT: Final = "n_predict"
 """llama.cpp's own, which takes precedence there."""
-_TEXT_FIELDS = ("content", "reasoning_content", "reasoning")
-_TEMPLATES = TemplateFinder(frozenset(_TEXT_FIELDS[1:]), padded=("obfuscation", "p"))
+_TEXT_FIELDS: Final = ("content", "reasoning_content", "reasoning")
+_TEMPLATES: Final = TemplateFinder(frozenset(_TEXT_FIELDS[1:]), padded=("obfuscation", "p"))
 """OpenAI's and Mistral's padding hides the sizes of tokens from eavesdroppers."""
 
 
-_NONE: frozenset[int] = frozenset()
+_NONE: Final[frozenset[int]] = frozenset()
 """No choices. One object for all streams: an empty set of its own takes 216 bytes."""
 
 

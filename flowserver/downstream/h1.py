@@ -12,7 +12,7 @@ import socket
 import struct
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import h11
 
@@ -32,7 +32,7 @@ from .context import DRAIN_GRACE, ConnectionSettings, ListenerContext
 from .h1_stream import H1Stream
 from .linger import Linger
 
-MAX_PIPELINED = 64 * 1024
+MAX_PIPELINED: Final = 64 * 1024
 """Most bytes of pipelined requests that are read ahead while one is answered."""
 FIN_FOLLOWS = 0.01
 """Seconds from the end of a request within which a FIN belongs to it: some programs close their sending side to mark

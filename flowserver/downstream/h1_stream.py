@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..errors import EndReason
 from ..flow.bounded_buffer import BoundedWriter, Watermarks
@@ -30,7 +30,9 @@ class _Ending(Enum):
     BROKEN = 1
 
 
-_CLEAN, _BROKEN = _Ending  # in Python 3.11 looking up an enum member costs a call
+# In Python 3.11 looking up an enum member costs a call.
+_CLEAN: Final = _Ending.CLEAN
+_BROKEN: Final = _Ending.BROKEN
 
 
 class StreamConnection(Protocol):

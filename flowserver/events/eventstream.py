@@ -7,14 +7,15 @@ payload; the CRC of it all (4). https://smithy.io/2.0/aws/amazon-eventstream.htm
 from __future__ import annotations
 
 import struct
+from typing import Final
 from zlib import crc32
 
 from .large_event import LargeFrame, ScannerState
 from .scanner import Event, moved
 
-_PRELUDE = struct.Struct(">III")
-PRELUDE_SIZE = _PRELUDE.size
-_LEAST = 16
+_PRELUDE: Final = struct.Struct(">III")
+PRELUDE_SIZE: Final = _PRELUDE.size
+_LEAST: Final = 16
 """Bytes of a frame without its headers and its payload."""
 
 _STRING = 7

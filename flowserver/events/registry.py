@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Final
 
 from ..json_text.scan import BLANKS, BOM, find_value
 from .eventstream import PRELUDE_SIZE, EventStreamScanner, read_prelude
@@ -33,7 +34,7 @@ class BodyKind(Enum):
     """More bytes are needed to decide."""
 
 
-SCANNERS: Mapping[BodyKind, Callable[[int], Scanner]] = MappingProxyType(
+SCANNERS: Final[Mapping[BodyKind, Callable[[int], Scanner]]] = MappingProxyType(
     {
         BodyKind.SSE: SseScanner,
         BodyKind.NDJSON: NdjsonScanner,
@@ -55,7 +56,7 @@ _NDJSON_TYPES = frozenset(
         b"text/x-ndjson",
     }
 )
-_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+_FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 """How lines of server-sent events begin."""
 _LONGEST_NAME = 32
 _object_on_new_line = re.compile(rb"\n[ \t\n\r]*+\{").search

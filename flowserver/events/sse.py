@@ -7,12 +7,14 @@ everything else takes the slow path, with the same results. Tests compare both w
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from .large_event import LargeEvent, read_fields
 from .scanner import Event, LineScanner, moved
 
-_LF, _CR = b"\n\r"
-_BOM = b"\xef\xbb\xbf"
+_LF: Final = ord("\n")
+_CR: Final = ord("\r")
+_BOM: Final = b"\xef\xbb\xbf"
 
 _LONE_CR = re.compile(rb"\r(?!\n)")
 _BLANK = re.compile(rb"\n\r?\n")

@@ -8,17 +8,18 @@ gets what its provider sends. Rates are in bytes a second, times in seconds.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from .memory_budget import UNLIMITED, MemoryBudget
 
-LEAST = 512
+LEAST: Final = 512
 """Least bytes that may wait at each place: a few events."""
-SPAN = 8
+SPAN: Final = 8
 """Target times over which a client's evenness is measured: kernels acknowledge in lumps, which shorter spans would
 show."""
-MOMENT = 0.01
+MOMENT: Final = 0.01
 """Least seconds for measuring a rate: buffers fill in less."""
-NEARBY = 0.001
+NEARBY: Final = 0.001
 """Round trips shorter than this need no wider window: 12 KiB in a millisecond are 12 MB/s."""
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from enum import IntEnum
 from operator import attrgetter
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 UNBOUNDED = 1 << 62
-FILL_RATE = 1 << 30
+FILL_RATE: Final = 1 << 30
 """Fastest growth of memory in bytes a second: what a loopback interface and one thread can carry."""
-SOONEST, LATEST = 0.005, 0.25
+SOONEST: Final = 0.005
+LATEST: Final = 0.25
 """Least and most seconds between two checks of the memory."""
 
 
@@ -32,21 +33,26 @@ class Level(IntEnum):
     """The streams that hold most and move least are ended."""
 
 
-_NORMAL, _TIGHT, _NO_BATCH, _FULL, _CUTTING = Level  # in Python 3.11 looking up a member costs a call
+# In Python 3.11 looking up a member costs a call.
+_NORMAL: Final = Level.NORMAL
+_TIGHT: Final = Level.TIGHT
+_NO_BATCH: Final = Level.NO_BATCH
+_FULL: Final = Level.FULL
+_CUTTING: Final = Level.CUTTING
 
-MARKS = {_TIGHT: 0.70, _NO_BATCH: 0.85, _FULL: 0.92, _CUTTING: 0.97}
+MARKS: Final = {_TIGHT: 0.70, _NO_BATCH: 0.85, _FULL: 0.92, _CUTTING: 0.97}
 """The share of the budget at which each level begins."""
-HYSTERESIS = 0.03
+HYSTERESIS: Final = 0.03
 """A level ends this far below its mark."""
 BATCH_BAND = 0.05
 """The share of the budget below NO_BATCH within which a growing share of the requests of class `batch` is refused.
 Otherwise all that come when the level ends would be admitted, and fill the memory together."""
-SHRINKAGE = {_NORMAL: 1.0, _TIGHT: 0.5, _NO_BATCH: 0.25, _FULL: 0.1, _CUTTING: 0.1}
+SHRINKAGE: Final = {_NORMAL: 1.0, _TIGHT: 0.5, _NO_BATCH: 0.25, _FULL: 0.1, _CUTTING: 0.1}
 """The share of the drain target at each level."""
 
 CONNECTION = 24 * 1024
 """Bytes of a client's new connection: 14 KB over HTTP/2, and 17 KB more over TLS."""
-STREAM = 96 * 1024
+STREAM: Final = 96 * 1024
 """Bytes of a stream once its client has stalled: 39 KB here, and 60 in the kernel's buffers on both sides."""
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from .drain_rate import NEARBY, DrainRate, PaceMeter, upstream_bound
 from .memory_budget import UNLIMITED, MemoryBudget
 
-EARLY = 48 * 1024
+EARLY: Final = 48 * 1024
 """Widest window at the start of a stream, while the client's kernel may accept what the client does not read. A wider
 one is that of a whole answer."""
-WIDEST = 4 * 1024 * 1024
+WIDEST: Final = 4 * 1024 * 1024
 """The widest window at any time."""
 
 

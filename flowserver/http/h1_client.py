@@ -8,7 +8,7 @@ hold both to the same results.
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import h11
 
@@ -17,8 +17,8 @@ from .h1_fields import BARE_LINE_FEED, FIELDS, IS_LENGTH, UPGRADE, VALUE, head_f
 from .h1_response_head import MAX_HEADERS, read_response_head
 from .messages import Headers, RequestHead, ResponseHead, has_no_body
 
-MAX_HEAD = 64 * 1024
-MAX_INTERIM = 10
+MAX_HEAD: Final = 64 * 1024
+MAX_INTERIM: Final = 10
 """1xx responses before the final one; a provider that sends more is broken."""
 
 _FIELD_VALUE = re.compile(VALUE)

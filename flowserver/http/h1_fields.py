@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 VALUE = rb"[\t\x20-\x7e\x80-\xff]*"
-BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+BARE_LINE_FEED: Final = re.compile(rb"(?<!\r)\n")
 """It ends a line to some programs, not to others (RFC 9112 section 2.2)."""
 IS_LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
 """A Content-Length of a reasonable size."""

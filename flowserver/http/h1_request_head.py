@@ -8,6 +8,7 @@ all are refused.
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from ..errors import EndReason as _End
 from ..errors import Party, RelayError, bad_request
@@ -15,18 +16,20 @@ from .h1_fields import BARE_LINE_FEED, FIELDS, IS_LENGTH, TOKEN, split_fields
 from .messages import Headers, RequestHead, find, first_values
 from .paths import request_target
 
-MAX_HEAD = 64 * 1024
-MAX_HEADERS = 100
-MAX_URI = 8 * 1024
+MAX_HEAD: Final = 64 * 1024
+MAX_HEADERS: Final = 100
+MAX_URI: Final = 8 * 1024
 
 METHOD = re.compile(TOKEN)
 # Methods are short, so a target is recognised as too long before it ends.
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/(1\.[01])\r\n")
-AUTHORITY = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/(1\.[01])\r\n")
+AUTHORITY: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
 
-_TOO_LONG = bad_request(f"The request head is larger than {MAX_HEAD} bytes.", status=431, code="request_head_too_large")
-_TOO_MANY = bad_request(f"The request has more than {MAX_HEADERS} headers.", status=431, code="too_many_headers")
+_TOO_LONG: Final = bad_request(
+    f"The request head is larger than {MAX_HEAD} bytes.", status=431, code="request_head_too_large"
+)
+_TOO_MANY: Final = bad_request(f"The request has more than {MAX_HEADERS} headers.", status=431, code="too_many_headers")
 UPGRADE_NOT_SUPPORTED = RelayError(
     501,
     "upgrade_not_supported",
@@ -34,7 +37,7 @@ UPGRADE_NOT_SUPPORTED = RelayError(
     Party.CLIENT,
     _End.CLIENT_ERROR,
 )
-_LINE_FEED = bad_request("A line of the request head ends in a bare line feed. Lines must end in CR LF.")
+_LINE_FEED: Final = bad_request("A line of the request head ends in a bare line feed. Lines must end in CR LF.")
 
 
 class HeadReader:

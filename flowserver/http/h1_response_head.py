@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from .h1_fields import FIELDS, IS_LENGTH, VALUE, split_fields
 from .messages import ResponseHead
 
-MAX_HEADERS = 200
-_STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2}) (" + VALUE + rb")\r\n")
-_FRAMING = (b"connection", b"content-length", b"transfer-encoding")
+MAX_HEADERS: Final = 200
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2}) (" + VALUE + rb")\r\n")
+_FRAMING: Final = (b"connection", b"content-length", b"transfer-encoding")
 
 
 def read_response_head(raw: bytes) -> tuple[ResponseHead | None, bool]:

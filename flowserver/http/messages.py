@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence, Set
+from typing import Final
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -26,7 +27,7 @@ HOP_BY_HOP = frozenset(
 )
 """Fields that end at this hop (RFC 9110 section 7.6.1), the non-standard but common ones included."""
 
-BUDGET = b"x-flow-max-tokens"
+BUDGET: Final = b"x-flow-max-tokens"
 """A client's own limit on the tokens of its answer; it can lower the relay's, not raise it."""
 
 USER = b"x-flow-user"
@@ -34,7 +35,7 @@ USER = b"x-flow-user"
 SESSION = b"x-flow-session"
 """The session of the request; counted separately if sessions have limits."""
 
-CLASS = b"x-flow-class"
+CLASS: Final = b"x-flow-class"
 """`interactive` or `batch`: the client says whether somebody waits for the answer."""
 
 PSEUDO_AUTHORITY = b":authority"
@@ -45,7 +46,7 @@ REQUEST_OWN = frozenset(
 )
 """Request fields that the relay writes itself."""
 
-CREDENTIALS = frozenset(
+CREDENTIALS: Final = frozenset(
     (
         b"authorization",
         b"x-api-key",
@@ -77,14 +78,14 @@ PRIVATE = frozenset(
 )
 """Request fields that reveal the user or the network in front of the relay. Not for providers, like those that begin
 with `x-forwarded-`."""
-_FORWARDED = b"x-forwarded-"
+_FORWARDED: Final = b"x-forwarded-"
 
 METHOD_OVERRIDES = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
 """Fields that override the method for some servers; the relay decides by the request's own."""
 
-UPSTREAM_ID = b"x-upstream-request-id"
+UPSTREAM_ID: Final = b"x-upstream-request-id"
 """The provider's own id of a request, as sent to clients."""
-_UPSTREAM_IDS = (
+_UPSTREAM_IDS: Final = (
     b"x-request-id",
     b"request-id",
     b"x-amzn-requestid",
@@ -93,10 +94,10 @@ _UPSTREAM_IDS = (
     UPSTREAM_ID,  # of another relay
 )
 
-_ENDS_HERE_OF_REQUESTS = HOP_BY_HOP | REQUEST_OWN | METHOD_OVERRIDES | PRIVATE
+_ENDS_HERE_OF_REQUESTS: Final = HOP_BY_HOP | REQUEST_OWN | METHOD_OVERRIDES | PRIVATE
 COOKIES = frozenset((b"set-cookie", b"set-cookie2"))
-_ENDS_HERE_OF_RESPONSES = HOP_BY_HOP | {b"content-length", b"x-request-id", UPSTREAM_ID}
-_ENDS_HERE_WITH_COOKIES = _ENDS_HERE_OF_RESPONSES | COOKIES
+_ENDS_HERE_OF_RESPONSES: Final = HOP_BY_HOP | {b"content-length", b"x-request-id", UPSTREAM_ID}
+_ENDS_HERE_WITH_COOKIES: Final = _ENDS_HERE_OF_RESPONSES | COOKIES
 
 _REQUEST_ID = re.compile(rb"(?!(?:.*/)?\.\.?(?:/|\Z))[A-Za-z0-9._:/+=-]{1,128}")
 """No dot segments: in a path that names the request they would lead to another one."""

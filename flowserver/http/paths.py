@@ -8,17 +8,18 @@ segments.
 from __future__ import annotations
 
 import re
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from ..errors import RelayError, bad_request
 from .messages import Headers
 
-MAX_SHOWN = 80
+MAX_SHOWN: Final = 80
 """Characters of a segment that an error message repeats."""
 
 # Segments that begin with a dot or have parameters are rare, and checked one by one.
 _IS_PLAIN = re.compile(rb"(?:/[^/%\\.;?][^/%\\;?]*+)*+/?+(?:\?.*+)?+").fullmatch
-_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+_ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _ESCAPED_TWICE = re.compile(rb"%(?:25)*(?:2[ef]|5c|00)", re.IGNORECASE)

@@ -6,13 +6,13 @@ So numbers of any length, lone surrogates, the order of names and white space re
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
 from .members import JsonMembers, Reads
 
-JOINED = 64 * 1024
+JOINED: Final = 64 * 1024
 """Bytes of a piece above which it is not worth copying to save a write."""
 
 

@@ -13,27 +13,27 @@ import json
 import re
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
 from .scan import BOM, STRING, WS, NotStrict, ValueEnd, container, find_string, skip_blanks, word_end
 
-MOST_SCALAR = 8192
+MOST_SCALAR: Final = 8192
 """Most bytes of a string or number that matters; a longer one is a problem."""
 MOST_NAME = 1024
 """Most bytes of a name as written; a longer one is a problem. Some readers drop meaningless escapes, so a long name may
 still be one that matters."""
 _SMALL_VALUE = 256
 """Bytes of a container that may be skipped in one step."""
-MOST_MEMBERS = 500
+MOST_MEMBERS: Final = 500
 """Members of an object that is read; more are a problem. Each takes up to 20 us."""
 MOST_VALUES = 2000
 """Values of an array that are counted; more are a problem."""
 
-COUNT = "count"
+COUNT: Final = "count"
 """Of an array: the number of its values if these are strings, arrays or objects, else 1; of anything else: 1."""
-SPAN = "span"
+SPAN: Final = "span"
 """Of any value: only its position, whatever its size."""
 
 
@@ -103,7 +103,14 @@ class _State(Enum):
 
 
 # In Python 3.11 to look up a member of an enumeration takes a call.
-_START, _NAME_OR_CLOSE, _NAME, _COLON, _VALUE, _AFTER, _SKIPPED, _END = _State
+_START: Final = _State.START
+_NAME_OR_CLOSE: Final = _State.NAME_OR_CLOSE
+_NAME: Final = _State.NAME
+_COLON: Final = _State.COLON
+_VALUE: Final = _State.VALUE
+_AFTER: Final = _State.AFTER
+_SKIPPED: Final = _State.SKIPPED
+_END: Final = _State.END
 
 
 _SCALAR = rb"[-+.0-9A-Za-z]{1,%d}+" % MOST_SCALAR
@@ -111,7 +118,7 @@ _CONTAINER = container(13, rb"""[^][{}"/#'\\]""")
 """Without bytes that strict JSON does not allow there, and that others could take for a comment or a string (see
 `ValueEnd`)."""
 _NAMED = re.compile(rb"%b(%b)%b:%b" % (WS, STRING, WS, WS), re.DOTALL).match
-_MEMBER = re.compile(
+_MEMBER: Final = re.compile(
     rb'%b"([^"\\]{,%d}+)"%b:%b(%b|%b|%b)%b([,}])' % (WS, MOST_NAME, WS, WS, STRING, _SCALAR, _CONTAINER, WS),
     re.DOTALL,
 ).match
@@ -119,10 +126,12 @@ _MEMBER = re.compile(
 _PLAIN_VALUE = re.compile(rb"%b(%b|%b(?=[ \t\r\n,}\]]))" % (WS, STRING, _SCALAR), re.DOTALL).match
 _SMALL = re.compile(_CONTAINER, re.DOTALL).match
 
-_OPEN, _CLOSE, _QUOTE = b"{", b"}", b'"'
-_UTF32_MARK = b"\xff\xfe\0\0"
-_BEYOND = "something follows the object"
-_TOO_MANY = f"an object has more than {MOST_MEMBERS} members"
+_OPEN: Final = b"{"
+_CLOSE: Final = b"}"
+_QUOTE: Final = b'"'
+_UTF32_MARK: Final = b"\xff\xfe\0\0"
+_BEYOND: Final = "something follows the object"
+_TOO_MANY: Final = f"an object has more than {MOST_MEMBERS} members"
 _LONG_NAME = f"a name is longer than {MOST_NAME} bytes"
 
 

@@ -10,9 +10,10 @@ import re
 import sys
 from itertools import accumulate
 from operator import indexOf
+from typing import Final
 
-BOM = b"\xef\xbb\xbf"
-BLANKS = b" \t\n\r"
+BOM: Final = b"\xef\xbb\xbf"
+BLANKS: Final = b" \t\n\r"
 WS = rb"[ \t\n\r]*+"
 STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 """A string from quote to quote. Its content is not checked."""
@@ -38,7 +39,7 @@ find_string = re.compile(STRING, re.DOTALL).match
 find_value = re.compile(VALUE, re.DOTALL).match
 is_scalar = re.compile(SCALAR).fullmatch
 
-_blanks = re.compile(WS).match
+_blanks: Final = re.compile(WS).match
 _word = re.compile(rb"[-+.0-9A-Za-z]*+").match
 _string_rest = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL).match
 

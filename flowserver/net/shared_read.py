@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
-READ_SIZE = 16 * 1024
+READ_SIZE: Final = 16 * 1024
 """Most bytes of one read. uvloop's default is 256 KiB, which is what each upload could make the relay hold."""
-_READ_BUFFER = memoryview(bytearray(READ_SIZE))
+_READ_BUFFER: Final = memoryview(bytearray(READ_SIZE))
 """The buffer that all connections read into: data is copied out before the next read."""
 
 

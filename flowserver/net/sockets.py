@@ -7,16 +7,17 @@ import contextlib
 import select
 import socket
 import sys
+from typing import Final
 
 _HANG_UP = getattr(select, "POLLRDHUP", 0)  # Linux only; elsewhere an end is reported by POLLHUP, which is always on
 
 
 _TCP_INFO: int | None = getattr(socket, "TCP_INFO", None)
-_UNKNOWN = 0xFFFFFFFF
+_UNKNOWN: Final = 0xFFFFFFFF
 """A time that the kernel has not measured."""
 
 
-_MEMORY_INFO = 55
+_MEMORY_INFO: Final = 55
 """SO_MEMINFO of linux/asm-generic/socket.h."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 from ..errors import RelayError, bad_request
 from ..http.messages import CLASS, RequestHead
@@ -15,7 +16,8 @@ class TrafficClass(StrEnum):
     """The answer may take longer, or the request may be refused and sent again."""
 
 
-INTERACTIVE, BATCH = TrafficClass.INTERACTIVE, TrafficClass.BATCH
+INTERACTIVE: Final = TrafficClass.INTERACTIVE
+BATCH: Final = TrafficClass.BATCH
 
 
 def parse_class(text: str) -> TrafficClass:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from ..dialects import TABLE
 from ..errors import RelayError, bad_request
@@ -10,7 +11,7 @@ from ..http.messages import Headers, RequestHead
 
 ANY = "*"
 """Means all origins."""
-REQUEST_FIELDS = frozenset((b"origin", b"access-control-request-method", b"access-control-request-headers"))
+REQUEST_FIELDS: Final = frozenset((b"origin", b"access-control-request-method", b"access-control-request-headers"))
 """The request fields of cross-origin requests, for whoever answers them, the relay or the provider."""
 
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"

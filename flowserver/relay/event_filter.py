@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..dialects.base import Meter
 from ..dialects.byte_classes import PENDING
@@ -15,13 +15,13 @@ from ..events.scanner import Event, Scanner
 from ..events.whole_body import WholeBody
 from ..quota.lease import Verdict
 
-_MOST_HELD = 1 << 18
+_MOST_HELD: Final = 1 << 18
 """Largest whole answer, in bytes, that is parsed at once, in some milliseconds; a larger one is reduced as it
 arrives."""
 _LONGEST_LIST = 1 << 22
 """Most bytes of a list of models; the longest known have half a megabyte."""
-_BYTES_A_TOKEN = 4
-_ATTACHED = 1000
+_BYTES_A_TOKEN: Final = 4
+_ATTACHED: Final = 1000
 """Tokens counted for an image or a file, whose bytes do not tell."""
 
 

@@ -6,6 +6,8 @@ The provider's bytes take four calls and one write: `UpstreamH1.buffer_updated`,
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..errors import DRAINED, UNREADABLE, EndReason, RelayError, body_too_large
 from ..events.registry import is_blank
 from ..flow.read_gate import ReadGate, Reason
@@ -23,8 +25,13 @@ from .provider import Provider
 from .state import State
 
 # In Python 3.11 looking up an enum member costs a call.
-_COMPLETE = EndReason.COMPLETE
-_WAITING, _STREAMING, _ABANDONED, _FLUSHING, _SETTLING, _ENDED = State
+_COMPLETE: Final = EndReason.COMPLETE
+_WAITING: Final = State.WAITING
+_STREAMING: Final = State.STREAMING
+_ABANDONED: Final = State.ABANDONED
+_FLUSHING: Final = State.FLUSHING
+_SETTLING: Final = State.SETTLING
+_ENDED: Final = State.ENDED
 
 
 class Exchange(ExchangeFigures):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..errors import EndReason, RelayError
 from ..flow.read_gate import ReadGate
 from ..http.messages import RequestHead, ResponseHead
@@ -16,7 +18,11 @@ from .record import ExchangeRecord, account_record, fill_in_hold, token_record
 from .state import State
 
 # In Python 3.11 looking up an enum member costs a call.
-_WAITING, _, _ABANDONED, _FLUSHING, _SETTLING, _ENDED = State
+_WAITING: Final = State.WAITING
+_ABANDONED: Final = State.ABANDONED
+_FLUSHING: Final = State.FLUSHING
+_SETTLING: Final = State.SETTLING
+_ENDED: Final = State.ENDED
 
 
 class ExchangeFigures:

@@ -10,23 +10,23 @@ event filter.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..dialects.base import Template
 from ..dialects.event_template import is_utf8
 from ..http.h1_chunked import SIZE_LINES, take_chunks
 from .event_filter import EventFilter
 
-BURST = 2048
+BURST: Final = 2048
 """A read of this many bytes contains more than one event. The receive buffer must be small then, but the fast path's is
 not."""
 
-MUCH = 4096
+MUCH: Final = 4096
 """Bytes that pass before they are reported to the owner."""
-_OFTEN = 63
+_OFTEN: Final = 63
 """Events between two reports to the owner, less one: a bit mask."""
-_SHUT = -1
-_LONGEST = len(SIZE_LINES)
+_SHUT: Final = -1
+_LONGEST: Final = len(SIZE_LINES)
 
 
 class FastPathOwner(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..dialects.base import Usage
 from ..dialects.realtime import NAME as REALTIME
@@ -21,7 +21,7 @@ from .answer_hold import AnswerHold
 from .limited_time import Holder
 from .request_trace import RequestTrace
 
-MOMENT = 0.001
+MOMENT: Final = 0.001
 """Seconds. A shorter time in the queue for a place is only the round trip to the parent of several workers."""
 
 

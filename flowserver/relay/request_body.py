@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ..errors import RelayError, bad_request
 from ..http.form_data import FormMembers, has_plain_charset
@@ -17,9 +17,10 @@ from ..json_text.edits import Edit, apply, edits
 from ..json_text.members import JsonMembers, Problem, Reads
 from ..names import cached
 
-_MODEL_ONLY = Reads({"model": None})
+_MODEL_ONLY: Final = Reads({"model": None})
 _BOUNDARY = re.compile(rb"""([\w'()+./:=?&!#$%^`|~{}*-]{1,70})|"([^"\\\r\n]{1,70})\"""")
-_SMALL_PIECE, _FULL_PIECE = 65_536, 1 << 18
+_SMALL_PIECE: Final = 65_536
+_FULL_PIECE: Final = 1 << 18
 
 
 class RequestBody(Protocol):
@@ -143,7 +144,7 @@ class UnreadBody:
         return []
 
 
-_has_plain_charset = cached(has_plain_charset)
+_has_plain_charset: Final = cached(has_plain_charset)
 
 
 def open_body(request: RequestHead, reads: Reads | None, *, takes_forms: bool) -> RequestBody:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from ..dialects import path_model
 from ..dialects.base import Format, RequestParams
@@ -15,10 +15,10 @@ from ..http.messages import RequestHead
 from ..names import model_name
 from .request_body import FormBody, JsonBody, RequestBody, changed, open_body
 
-_NOTHING_YET = RequestParams()
+_NOTHING_YET: Final = RequestParams()
 _FILE_TOKENS = 1000
 """Most tokens that a form counts for, as the bytes of a file say nothing about its tokens."""
-_MODELS = "models/"
+_MODELS: Final = "models/"
 """Prefix of a model's name in Google's full form."""
 
 

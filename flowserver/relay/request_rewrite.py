@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from ..dialects import TABLE, path_model
 from ..dialects.api_paths import with_model
@@ -18,8 +18,8 @@ from .provider import Provider
 from .request_reading import RequestReading
 from .signatures import signature_error
 
-_NOTHING: frozenset[bytes] = frozenset()
-_HIDDEN_OF_TENANTS = CREDENTIALS | TABLE.account_fields | {b"openai-organization"}
+_NOTHING: Final[frozenset[bytes]] = frozenset()
+_HIDDEN_OF_TENANTS: Final = CREDENTIALS | TABLE.account_fields | {b"openai-organization"}
 """Includes the fields that choose the account to charge, which the provider's configuration decides."""
 
 

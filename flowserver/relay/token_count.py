@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ..dialects.base import Format
 from ..dialects.estimate import Count, Ratios
@@ -18,16 +18,16 @@ from .answer_cost import AnswerCost
 from .event_filter import AnyFilter, BodyCollector, EventFilter, OpaqueFilter
 from .request_rewrite import RequestRewrite
 
-MAX_INPUT = 20_000_000
+MAX_INPUT: Final = 20_000_000
 """Most tokens of a request that a report may state: several times what models accept."""
-MAX_OUTPUT = 1_000_000
+MAX_OUTPUT: Final = 1_000_000
 """Most tokens of an answer that a report may state if the request has no bound: several times what models can
 generate."""
-_BYTES_PER_TOKEN = 32
+_BYTES_PER_TOKEN: Final = 32
 """Most bytes of content per token of an answer, on average: runs of spaces, dashes and the like are the longest."""
 _SILENT = 16_384
 """Bytes of an answer that may plausibly have no content: heads of streams, heartbeats, partial images."""
-_SLACK = 64
+_SLACK: Final = 64
 """Tokens that a report may have beyond the request's own bound: some providers count what frames an answer."""
 _ERROR = 32
 """Tokens by which an estimate may be more than twice too high. What is beyond that was generated: the provider does not

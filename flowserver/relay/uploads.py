@@ -8,7 +8,7 @@ the socket is not read. The upload that began first always proceeds, so all of t
 from __future__ import annotations
 
 import sys
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..errors import EndReason, Party, RelayError
 from ..flow.memory_budget import UNLIMITED, MemoryBudget
@@ -20,7 +20,7 @@ SMALL = 64 * 1024
 """Bytes up to which an upload may use all that is left of a bound; larger uploads stop at three quarters of it. 97 % of
 all requests to models are smaller."""
 
-UPLOADS_FULL = RelayError(
+UPLOADS_FULL: Final = RelayError(
     503,
     "uploads_full",
     "Unfinished uploads hold all the memory set aside for them, and too few ended in time. Try again shortly, with "
@@ -239,4 +239,4 @@ class Uncounted:
         return False
 
 
-UNCOUNTED = Uncounted()
+UNCOUNTED: Final = Uncounted()

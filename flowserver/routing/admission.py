@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from itertools import count
+from typing import Final
 
 from ..dialects import recognise, recognise_stored
 from ..dialects.base import Format
@@ -25,7 +26,7 @@ from .context import RoutingContext
 from .dispatcher import Dispatcher
 from .routes import join_target
 
-_SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"DELETE"))
+_SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"DELETE"))
 """Methods that generate nothing if sent without a body."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from ..errors import RelayError
 from ..http.messages import RequestHead
@@ -16,7 +16,7 @@ from .queue_refusal import queue_is_full
 from .routes import Route, choose
 from .upstream_host import UpstreamHost
 
-NOBODY: frozenset[UpstreamHost] = frozenset()
+NOBODY: Final[frozenset[UpstreamHost]] = frozenset()
 OUT_RETRY = 5.0
 """Seconds to suggest for a retry if the operator has taken all providers out."""
 NAMED = 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..errors import RelayError
 from ..http.messages import ResponseHead
@@ -48,4 +48,4 @@ class Nobody:
     def on_more_tokens(self) -> None: ...
 
 
-NOBODY = Nobody()
+NOBODY: Final = Nobody()

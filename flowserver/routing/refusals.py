@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from ..errors import RelayError, bad_request
 from ..http.messages import RequestHead, ResponseHead
 from ..names import PATH_BYTES, bounded
@@ -10,9 +12,9 @@ from ..relay.failures import retry_after
 from .context import RoutingContext
 from .upstream_host import UpstreamHost
 
-REFUSALS = (400, 422)
+REFUSALS: Final = (400, 422)
 """Statuses for a request that contains something unexpected."""
-UNHEALTHY = frozenset((429, 502, 503, 504, 529))
+UNHEALTHY: Final = frozenset((429, 502, 503, 504, 529))
 """Statuses for "not now". The request goes to another provider, if there is one."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import Final
 
 from ..relay.interfaces import UploadCount
 from ..relay.request_body import BodyPieces
@@ -20,8 +21,8 @@ class ReplayState(Enum):
     """Never: nothing is kept."""
 
 
-_REPLAYABLE = ReplayState.REPLAYABLE
-_RELEASED = ReplayState.RELEASED
+_REPLAYABLE: Final = ReplayState.REPLAYABLE
+_RELEASED: Final = ReplayState.RELEASED
 """Python 3.11 takes 75 ns to look up an enum member."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import Final
 
 MAX_MODELS = 200
 """Most models with a label of their own, unless the configuration names more."""
@@ -20,7 +21,7 @@ LEAD = 2
 double each time, series change only a few times, however many names are invented."""
 MAX_TENANTS = 1000
 """Most tenants with a label of their own."""
-OTHER = "other"
+OTHER: Final = "other"
 """The label shared by all further models, or tenants."""
 
 

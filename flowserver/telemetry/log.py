@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from ..config.access_log import EVERY_EXCHANGE, AccessLog, Logged
 from ..errors import Party, RelayError
@@ -22,7 +22,7 @@ from .sink import DescriptorSink, Sink, StreamSink
 MOST_REFUSED = 10
 """Most lines a second about refused connections: anyone who can connect can cause any number of them."""
 
-LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,8 @@ class Log:
         self._writer.put(line_format(fields))
 
 
-_CLIENT, _PROVIDER = Party.CLIENT, Holder.PROVIDER
+_CLIENT: Final = Party.CLIENT
+_PROVIDER: Final = Holder.PROVIDER
 _HOLDERS = {holder: f"{holder}_ms" for holder in Holder}
 
 

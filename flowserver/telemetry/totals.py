@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
+from typing import Final
 
 from ..relay.limited_time import Holder
 from ..relay.record import ExchangeRecord, RecordedExchange
 from .tunnels import TunnelTotals
 
-NANO = 1_000_000_000
+NANO: Final = 1_000_000_000
 
 
 class Totals:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from enum import Enum
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from ..errors import EndReason, RelayError, upstream_error
 from ..flow.bounded_buffer import BoundedWriter, Watermarks
@@ -42,7 +42,10 @@ class _Upload(Enum):
     SENT = 2
 
 
-_SENDING, _ENDING, _SENT = _Upload  # in Python 3.11 looking up an enum member costs a call
+# In Python 3.11 looking up an enum member costs a call.
+_SENDING: Final = _Upload.SENDING
+_ENDING: Final = _Upload.ENDING
+_SENT: Final = _Upload.SENT
 
 
 class ConnectionOwner(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Final, cast
 
 from ..flow.drain_rate import NEARBY, DrainRate
 from ..flow.memory_budget import UNLIMITED, MemoryBudget
@@ -15,9 +15,10 @@ from ..net.send_queue import limit_unsent
 from ..net.sockets import largest_segment, round_trip
 from ..relay.interfaces import Clock, UpstreamEvents
 
-FIRST, FIRST_AFAR = 4 * 1024, 24 * 1024
+FIRST: Final = 4 * 1024
+FIRST_AFAR: Final = 24 * 1024
 """Bytes that a provider, nearby or distant, may be ahead of a client of unknown pace."""
-NARROW = 12 * 1024
+NARROW: Final = 12 * 1024
 """The maximum for a nearby provider. During a TLS handshake it is the minimum: certificates need that much."""
 
 UNSENT_UPLOAD = 256 * 1024
@@ -64,13 +65,13 @@ class KernelBuffers:
 
 
 READ_SIZE = 8 * 1024
-READ_BUFFER = memoryview(bytearray(READ_SIZE))
+READ_BUFFER: Final = memoryview(bytearray(READ_SIZE))
 """The buffer that all connections read into: data is copied out before the next read. It is small, since a stream may
 hold one read beyond its high watermark, and since the kernel accepts a whole write if it has room for a byte: reads of
 16 KiB made a stalled client pull 8 KiB more. An event has 0.3 KiB. For slow clients less of it is used."""
-CALM = 4
+CALM: Final = 4
 """Windows' worth of bytes until the next check of a stream with enough room: a check takes two system calls."""
-_FAR = 1 << 62
+_FAR: Final = 1 << 62
 """More bytes than will ever pass."""
 
 
