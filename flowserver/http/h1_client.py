@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, cast
 import h11
 
 from .h1_chunked import ChunkDecoder
-from .h1_fields import BARE_LINE_FEED, FIELDS, IS_LENGTH, UPGRADE, VALUE, head_for_h11, write_fields
+from .h1_fields import BARE_LINE_FEED, UPGRADE, VALUE, has_strict_fields, head_for_h11, is_length, write_fields
 from .h1_response_head import MAX_HEADERS, read_response_head
 from .messages import Headers, RequestHead, ResponseHead, has_no_body
 
@@ -153,7 +153,7 @@ class ChunkedBody(ChunkDecoder):
                 raise ResponseError("sent trailers with bare line feeds")
             self._scanned = len(rest)
             return
-        if FIELDS.fullmatch(rest, rest.find(b"\n") + 1, end + 4) is None:
+        if not has_strict_fields(rest[rest.find(b"\n") + 1 : end + 4]):
             raise ResponseError("sent a malformed trailer")
         self._is_whole = True
         self.keeps_alive = end + 4 == len(rest)
@@ -275,9 +275,9 @@ class ResponseReader:
         length = fields.get(b"content-length")
         if chunked and length is not None:
             raise ResponseError("sent both Transfer-Encoding and Content-Length")
-        if length is not None and not IS_LENGTH(length):
+        if length is not None and not is_length(length):
             length = length.partition(b",")[0].strip()  # h11 merges equal ones
-            if not IS_LENGTH(length):
+            if not is_length(length):
                 raise ResponseError("sent an invalid Content-Length")
         left = head.content_length = int(length) if length is not None else None
         if has_no_body(self._method, head.status):

@@ -9,11 +9,11 @@ TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 VALUE = rb"[\t\x20-\x7e\x80-\xff]*"
 BARE_LINE_FEED: Final = re.compile(rb"(?<!\r)\n")
 """It ends a line to some programs, not to others (RFC 9112 section 2.2)."""
-IS_LENGTH = re.compile(rb"[0-9]{1,18}").fullmatch
-"""A Content-Length of a reasonable size."""
-FIELDS = re.compile(rb"(?:" + TOKEN + rb"+:" + VALUE + rb"+\r\n)*+\r\n")
-"""All fields of a head and its blank line, in strict form. The quantifiers are possessive, since backtracking can never
-succeed here: keeping its positions takes twice the time."""
+_LINES = re.compile(rb"(?:" + TOKEN + rb"+:[^\r]*+\r\n)*+\r\n")
+"""All fields of a head and its blank line. The quantifiers are possessive, since backtracking can never succeed here:
+keeping its positions takes twice the time."""
+_VISIBLE = bytes([ord("\t"), *range(0x20, 0x7F), *range(0x80, 0x100)])
+"""What values may have."""
 
 UPGRADE = b"upgrade: websocket\r\nconnection: Upgrade\r\n"
 """The hop-by-hop fields of a handshake (RFC 6455 section 4.1)."""
@@ -21,14 +21,28 @@ UPGRADE = b"upgrade: websocket\r\nconnection: Upgrade\r\n"
 _FOR_H11 = frozenset((b"host", b"connection", b"content-length", b"transfer-encoding", b"expect"))
 
 
+def has_strict_fields(raw: bytes, start: int = 0) -> bool:
+    """Whether the lines of `raw` end in CR LF, and those from `start` on are fields in strict form and a blank line.
+
+    Values are checked by `translate`, which takes a quarter of the time that a regular expression takes.
+    """
+    ends = raw.translate(None, _VISIBLE)
+    return ends.count(b"\r\n") * 2 == len(ends) and _LINES.fullmatch(raw, start) is not None
+
+
+def is_length(value: bytes) -> bool:
+    """Whether it is a Content-Length of a reasonable size."""
+    return value.isdigit() and len(value) <= 18
+
+
 def split_fields(raw: bytes, start: int) -> list[tuple[bytes, bytes]]:
-    """The fields of the head `raw`, which `FIELDS` matches from `start` on; names in lower case."""
+    """The fields of the head `raw`, which has strict ones from `start` on; names in lower case."""
     if start + 2 >= len(raw):
         return []
     fields = []
     for line in raw[start:-4].split(b"\r\n"):
         name, _, value = line.partition(b":")
-        fields.append((name.lower(), value.strip(b" \t")))
+        fields.append((name.lower(), value.strip()))  # of what may be stripped there are only blanks and tabs
     return fields
 
 
@@ -38,7 +52,7 @@ def head_for_h11(first_line: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def write_fields(fields: list[tuple[bytes, bytes]]) -> bytes:
-    return b"\r\n".join(map(b": ".join, fields)) + b"\r\n" if fields else b""
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
 def encode_head(status: int, reason: bytes, fields: list[tuple[bytes, bytes]], framing: bytes = b"") -> bytes:

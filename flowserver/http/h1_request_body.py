@@ -8,7 +8,7 @@ Each is a way to disagree with the server in front about where this request ends
 from __future__ import annotations
 
 from .h1_chunked import ChunkDecoder, FramingError
-from .h1_fields import BARE_LINE_FEED, FIELDS
+from .h1_fields import BARE_LINE_FEED, has_strict_fields
 from .h1_request_head import MAX_HEAD
 
 _FORBIDDEN = (b"content-length", b"transfer-encoding", b"host")
@@ -41,7 +41,7 @@ def _check_end(end: bytes) -> bytes:
         raise FramingError("the trailers are too long")
     if blank < 0:
         return b""
-    if not FIELDS.fullmatch(trailers):
+    if not has_strict_fields(trailers):
         raise FramingError("a trailer is malformed")
     for line in trailers.split(b"\r\n"):
         if line.partition(b":")[0].lower() in _FORBIDDEN:

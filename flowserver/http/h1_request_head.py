@@ -12,7 +12,7 @@ from typing import Final
 
 from ..errors import EndReason as _End
 from ..errors import Party, RelayError, bad_request
-from .h1_fields import BARE_LINE_FEED, FIELDS, IS_LENGTH, TOKEN, split_fields
+from .h1_fields import BARE_LINE_FEED, TOKEN, has_strict_fields, is_length, split_fields
 from .messages import Headers, RequestHead, find, first_values
 from .paths import request_target
 
@@ -24,6 +24,7 @@ METHOD = re.compile(TOKEN)
 # Methods are short, so a target is recognised as too long before it ends.
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([\x21-\x7e]+) HTTP/(1\.[01])\r\n")
 AUTHORITY: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_HASH: Final = ord("#")
 _ABSOLUTE = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
 
 _TOO_LONG: Final = bad_request(
@@ -58,7 +59,7 @@ class HeadReader:
     def feed(self, data: bytes) -> tuple[bytes, bytes] | RelayError | None:
         """A complete raw head and what follows it; an error; or None while the head is incomplete."""
         buffer = self._buffer
-        if not buffer and not data.startswith(b"\r"):
+        if not buffer and data[:1] != b"\r":  # a slice takes a quarter of the time of `startswith`
             end = data.find(b"\r\n\r\n") + 4
             if 4 <= end <= MAX_HEAD:
                 self._skipped = False
@@ -92,11 +93,10 @@ class HeadReader:
 
 def parse_head(raw: bytes) -> RequestHead | RelayError:
     """Parse and check the complete head `raw`."""
-    line_end = raw.find(b"\r\n")
-    line = _REQUEST_LINE.fullmatch(raw, 0, line_end + 2)
-    if line is None or FIELDS.fullmatch(raw, line_end + 2) is None or len(line[2]) > MAX_URI:
-        return _malformed(raw, line_end, line)
-    headers = split_fields(raw, line_end + 2)
+    line = _REQUEST_LINE.match(raw)
+    if line is None or not has_strict_fields(raw, line.end()) or len(line[2]) > MAX_URI:
+        return _malformed(raw, line)
+    headers = split_fields(raw, line.end())
     if len(headers) > MAX_HEADERS:
         return _TOO_MANY
     return _check_request(line, headers)
@@ -122,13 +122,14 @@ class RepeatedHead:
         """The head in `raw`; None if it differs in anything else."""
         before, after = self._before, self._after
         length = raw[len(before) : -len(after)]
-        if not raw.startswith(before) or not raw.endswith(after) or IS_LENGTH(length) is None:
+        if not raw.startswith(before) or not raw.endswith(after) or not is_length(length):
             return None
         return self._head.of_length(self._place, length, has_body=bool(length.strip(b"0")))
 
 
-def _malformed(raw: bytes, line_end: int, line: re.Match[bytes] | None) -> RelayError:
-    """What is wrong with a head whose first line ends at `line_end`; `line` is its match, None if it is malformed."""
+def _malformed(raw: bytes, line: re.Match[bytes] | None) -> RelayError:
+    """What is wrong with a head; `line` is its first line, None if that is malformed."""
+    line_end = raw.find(b"\r\n")
     if BARE_LINE_FEED.search(raw):
         return _LINE_FEED
     if line_end > MAX_URI and (line is None or len(line[2]) > MAX_URI):
@@ -148,12 +149,12 @@ def _check_request(line: re.Match[bytes], headers: Headers) -> RequestHead | Rel
     error = _check_framing(line, headers, fields) or _check_fields(version, headers, fields)
     if error is not None:
         return error
-    if not target.startswith(b"/"):
+    if target[:1] != b"/":
         origin_form = _origin_form(target, fields.get(b"host"))
         if isinstance(origin_form, RelayError):
             return origin_form
         target = origin_form
-    if target.find(b"#") >= 0:  # `in` of bytes raises and catches a TypeError first
+    if _HASH in target:  # `in` of bytes, not of a number, raises and catches a TypeError first
         return _malformed_target()
     canonical = request_target(target, headers)
     if isinstance(canonical, RelayError):
@@ -171,7 +172,7 @@ def _check_framing(line: re.Match[bytes], headers: Headers, fields: dict[bytes, 
     length = fields.get(b"content-length")
     repeats = len(fields) != len(headers)
     if length is not None and (
-        IS_LENGTH(length) is None or (repeats and _times(b"content-length", headers) > 1)  # h11 joins equal ones
+        not is_length(length) or (repeats and _times(b"content-length", headers) > 1)  # h11 joins equal ones
     ):
         return bad_request("Content-Length appears more than once, or is not a number of a reasonable size. Send one.")
     method = line[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from .h1_fields import FIELDS, IS_LENGTH, VALUE, split_fields
+from .h1_fields import VALUE, has_strict_fields, is_length, split_fields
 from .messages import ResponseHead
 
 MAX_HEADERS: Final = 200
@@ -16,11 +16,10 @@ _FRAMING: Final = (b"connection", b"content-length", b"transfer-encoding")
 def read_response_head(raw: bytes) -> tuple[ResponseHead | None, bool]:
     """Parse the whole head `raw`; None if it is not in strict form. The flag tells whether it is plain: HTTP/1.1,
     framed in one of the usual ways, and on a connection that stays."""
-    end = raw.find(b"\r\n") + 2
-    line = _STATUS_LINE.fullmatch(raw, 0, end)
-    if line is None or FIELDS.fullmatch(raw, end) is None:
+    line = _STATUS_LINE.match(raw)
+    if line is None or not has_strict_fields(raw, line.end()):
         return None, False
-    head = ResponseHead(int(line[1]), split_fields(raw, end), reason=line[2])
+    head = ResponseHead(int(line[1]), split_fields(raw, line.end()), reason=line[2])
     return head, len(head.headers) <= MAX_HEADERS and _is_plain(head)
 
 
@@ -36,4 +35,4 @@ def _is_plain(head: ResponseHead) -> bool:
     length, coding = fields.get(b"content-length"), fields.get(b"transfer-encoding")
     if coding is not None:
         return coding == b"chunked" and length is None
-    return length is None or IS_LENGTH(length) is not None
+    return length is None or is_length(length)

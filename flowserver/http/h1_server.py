@@ -19,9 +19,6 @@ from .h1_request_head import MAX_HEAD, UPGRADE_NOT_SUPPORTED, parse_head
 from .messages import Headers, RequestHead, ResponseHead, has_no_body, keeps_alive
 from .websocket import asks_for_websocket
 
-_NOT_PLAIN = frozenset((b"transfer-encoding", b"expect", b"upgrade"))
-"""Requests with one of these fields are left to h11."""
-
 MAX_SKIPPED = 64 * 1024
 """If no more than this is left of a request's body after an early answer, in bytes, it is dropped and the connection
 kept. That costs less than a new connection, over TLS a tenth."""
@@ -108,8 +105,8 @@ def _read_handshake(head: RequestHead) -> tuple[RequestHead, Message] | RelayErr
 
 def _is_plain(head: RequestHead) -> bool:
     fields = head.fields
-    if head.http_version != b"1.1" or not _NOT_PLAIN.isdisjoint(fields):
-        return False
+    if head.http_version != b"1.1" or b"transfer-encoding" in fields or b"expect" in fields or b"upgrade" in fields:
+        return False  # left to h11
     return b"connection" not in fields or keeps_alive(head.headers)
 
 

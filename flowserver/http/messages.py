@@ -99,8 +99,9 @@ COOKIES = frozenset((b"set-cookie", b"set-cookie2"))
 _ENDS_HERE_OF_RESPONSES: Final = HOP_BY_HOP | {b"content-length", b"x-request-id", UPSTREAM_ID}
 _ENDS_HERE_WITH_COOKIES: Final = _ENDS_HERE_OF_RESPONSES | COOKIES
 
-_REQUEST_ID = re.compile(rb"(?!(?:.*/)?\.\.?(?:/|\Z))[A-Za-z0-9._:/+=-]{1,128}")
-"""No dot segments: in a path that names the request they would lead to another one."""
+_ID_BYTES: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:/+=-"
+_LONGEST_ID: Final = 128
+_DOT_SEGMENT: Final = re.compile(rb"(?:.*/)?\.\.?(?:/|\Z)")
 _TRACE_IDS = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 _TRACEPARENT = re.compile(rb"00%b|(?!00|ff)[0-9a-f]{2}%b(?:-[!-~]*)?" % (_TRACE_IDS, _TRACE_IDS))
 """Version 00, and the part of later versions that must be understood (W3C Trace Context section 4)."""
@@ -179,7 +180,7 @@ class RequestHead:
         passing = self._passing
         if passing is None:
             kept = end_to_end(self, _ENDS_HERE_OF_REQUESTS)
-            passing = [field for field in kept if not field[0].startswith(_FORWARDED)]
+            passing = [field for field in kept if field[0][: len(_FORWARDED)] != _FORWARDED]
             if b"traceparent" in self.fields:
                 passing = _with_sane_trace(passing)
             self._passing = passing
@@ -251,7 +252,10 @@ def find(headers: Headers, name: bytes) -> bytes | None:
 
 def first_values(headers: Headers) -> dict[bytes, bytes]:
     """The first value of each name."""
-    return dict(headers[::-1])
+    fields: dict[bytes, bytes] = {}
+    for name, value in reversed(headers):  # compiled, it takes half the time of `dict(reversed(headers))`
+        fields[name] = value
+    return fields
 
 
 def keeps_alive(headers: Headers) -> bool:
@@ -274,7 +278,15 @@ def end_to_end(head: RequestHead | ResponseHead, dropped: frozenset[bytes] = HOP
 def given_request_id(request: RequestHead) -> bytes | None:
     """The client's x-request-id if it is sane: short, printable, without quotes or blanks."""
     value = request.find(b"x-request-id")
-    return value if value is not None and _REQUEST_ID.fullmatch(value) else None
+    return value if value is not None and _is_sane_id(value) else None
+
+
+def _is_sane_id(value: bytes) -> bool:
+    """No dot segments: in a path that names the request they would lead to another one. `translate` checks the bytes in
+    half the time that a regular expression takes."""
+    if not 0 < len(value) <= _LONGEST_ID or value.translate(None, _ID_BYTES):
+        return False
+    return value.find(b".") < 0 or _DOT_SEGMENT.match(value) is None
 
 
 def upstream_request_id(head: ResponseHead, request_id: bytes) -> bytes | None:
@@ -283,7 +295,7 @@ def upstream_request_id(head: ResponseHead, request_id: bytes) -> bytes | None:
     fields = head.fields
     for name in _UPSTREAM_IDS:
         value = fields.get(name)
-        if value is not None and value != request_id and _REQUEST_ID.fullmatch(value):
+        if value is not None and value != request_id and _is_sane_id(value):
             return value
     return None
 
