@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from math import exp, log
-from typing import Final, NamedTuple
+from typing import Final
 
 from .base import Format, Meter
 
@@ -78,15 +78,20 @@ def family_of(format: str, model: str | None) -> str:
     return "gemini" if format == "gemini" or "gemini" in name else "other"
 
 
-class Content(NamedTuple):
+class Content:
     """The counts that an estimate is based on."""
 
-    content_bytes: int
-    content_events: int
-    text_tokens: float
-    """Of a usual tokenizer."""
-    calls: int = 0
-    citations: int = 0
+    __slots__ = ("calls", "citations", "content_bytes", "content_events", "text_tokens")
+
+    def __init__(
+        self, content_bytes: int, content_events: int, text_tokens: float, calls: int = 0, citations: int = 0
+    ) -> None:
+        self.content_bytes = content_bytes
+        self.content_events = content_events
+        self.text_tokens = text_tokens
+        """Of a usual tokenizer."""
+        self.calls = calls
+        self.citations = citations
 
     def since(self, then: Content) -> Content:
         return Content(
@@ -101,13 +106,17 @@ class Content(NamedTuple):
 _NOTHING: Final = Content(0, 0, 0.0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, init=False)
 class Ratio:
     """Estimates tokens from what a `Meter` counts."""
 
     family: Family
-    correction: float = 1.0
+    correction: float
     """Learned from the model's earlier streams."""
+
+    def __init__(self, family: Family, correction: float = 1.0) -> None:
+        self.family = family
+        self.correction = correction
 
     def shown(self, content: Content) -> float:
         """Tokens of the text, within the limits of credible reports."""

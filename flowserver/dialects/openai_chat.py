@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 from ..errors import RelayError
@@ -449,7 +450,7 @@ class OpenAICompletions(OpenAIChat):
     def read_params(self, target: str, body: Mapping[str, Any]) -> RequestParams:
         """`n` answers for each prompt, the best of `best_of` that are generated."""
         params = super().read_params(target, body)
-        return params._replace(choices=params.choices * _prompts(body), answers=_answers(body))
+        return replace(params, choices=params.choices * _prompts(body), answers=_answers(body))
 
     def limit(self, body: dict[str, Any], most: int, quirks: Quirks) -> bool:
         """A request without a limit gets none above the API's own default: 16 tokens (OpenAI, vLLM)."""

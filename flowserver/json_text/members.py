@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
@@ -67,15 +68,22 @@ def folded(name: bytes) -> str:
     return name.partition(b"\0")[0].decode(errors="ignore").upper().casefold()
 
 
-class Member(NamedTuple):
+@dataclass(slots=True, init=False)
+class Member:
     """Where in the whole text the value of a member is."""
 
     start: int
     end: int
-    close: int = 0
+    close: int
     """Of an object: the position of its closing brace."""
-    is_empty: bool = False
+    is_empty: bool
     """Of an object: whether it has no members."""
+
+    def __init__(self, start: int, end: int, close: int = 0, is_empty: bool = False) -> None:
+        self.start = start
+        self.end = end
+        self.close = close
+        self.is_empty = is_empty
 
 
 class Problem(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from ..dialects.base import Format
 from ..dialects.estimate import Count, Ratios
@@ -46,13 +46,16 @@ class CountSettings:
     """None: no model has a price."""
 
 
-class FinalCount(NamedTuple):
+class FinalCount:
     """The final figures of an answer: the properties of `TokenCount` with the same names."""
 
-    input: int
-    output: int
-    is_estimate: bool
-    is_disbelieved: bool
+    __slots__ = ("input", "is_disbelieved", "is_estimate", "output")
+
+    def __init__(self, input: int, output: int, *, is_estimate: bool, is_disbelieved: bool) -> None:
+        self.input = input
+        self.output = output
+        self.is_estimate = is_estimate
+        self.is_disbelieved = is_disbelieved
 
 
 class TokenCount:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from ..errors import RelayError
 from ..http.messages import RequestHead
@@ -54,14 +54,17 @@ def subjects(
     return ("key", key), ("model", model)
 
 
-class Search(NamedTuple):
+class Search:
     """A request that looks for a provider. `waiter` asks for the place; `is_welcome`: whether a provider currently
     accepts such a request."""
 
-    now: float
-    choice: Choice
-    waiter: Waiter
-    is_welcome: Callable[[UpstreamHost], bool]
+    __slots__ = ("choice", "is_welcome", "now", "waiter")
+
+    def __init__(self, now: float, choice: Choice, waiter: Waiter, is_welcome: Callable[[UpstreamHost], bool]) -> None:
+        self.now = now
+        self.choice = choice
+        self.waiter = waiter
+        self.is_welcome = is_welcome
 
 
 def next_candidate(
@@ -84,7 +87,7 @@ def next_candidate(
 
 def _first(route: Route, tried: Collection[UpstreamHost], search: Search, *, at_worst: bool) -> UpstreamHost | None:
     """`at_worst`: including those that the route avoids."""
-    now, choice, waiter, is_welcome = search
+    now, waiter, is_welcome = search.now, search.waiter, search.is_welcome
     ejected = NOBODY if route.outliers is None else route.outliers.ejected
     for tier in route.tiers:
         free, full, queueing = [], [], []
@@ -100,7 +103,7 @@ def _first(route: Route, tried: Collection[UpstreamHost], search: Search, *, at_
             if host.places.has_room(waiter):
                 queueing.append(host)
         if free or queueing:
-            return choice.choose(tier, free or queueing, full)
+            return search.choice.choose(tier, free or queueing, full)
     return None
 
 

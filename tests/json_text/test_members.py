@@ -281,8 +281,8 @@ def span_of(body: bytes) -> bytes:
         each.finish()
         assert each.problem is None
     assert (in_bytes.values, in_bytes.members) == (found.values, found.members)
-    start, end = found.members[("span",)][:2]
-    return body[start:end]
+    span = found.members[("span",)]
+    return body[span.start : span.end]
 
 
 @pytest.mark.parametrize(
