@@ -12,13 +12,14 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from ..errors import RelayError, bad_request
+from ..names import cached
 from .messages import Headers
 
 MAX_SHOWN: Final = 80
 """Characters of a segment that an error message repeats."""
 
 # Segments that begin with a dot or have parameters are rare, and checked one by one.
-_IS_PLAIN = re.compile(rb"(?:/[^/%\\.;?][^/%\\;?]*+)*+/?+(?:\?.*+)?+").fullmatch
+_PLAIN: Final = re.compile(rb"(?:/[^/%\\.;?][^/%\\;?]*+)*+/?+")
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
@@ -36,9 +37,9 @@ def canonical_target(target: bytes) -> bytes | RelayError:
     Escapes of unreserved characters are decoded, once; the others have upper-case digits. A RelayError says which
     segment can't be passed on, and why. A path in canonical form already takes 0.3 us.
     """
-    if _IS_PLAIN(target):
-        return target
     path, question, query = target.partition(b"?")
+    if _is_plain(path):
+        return target
     segments = path.split(b"/")[1:]
     for place, segment in enumerate(segments):
         if not segment and place == len(segments) - 1:
@@ -48,6 +49,12 @@ def canonical_target(target: bytes) -> bytes | RelayError:
             shown = segment[:MAX_SHOWN].decode("ascii", "backslashreplace")
             return bad_request(f"The path segment '{shown}' {problem}", code="bad_path")
     return b"/" + b"/".join([_ESCAPE.sub(_canonical_escape, segment) for segment in segments]) + question + query
+
+
+@cached
+def _is_plain(path: bytes) -> bool:
+    """Whether it is in canonical form. Clients ask for a few paths only."""
+    return _PLAIN.fullmatch(path) is not None
 
 
 def request_target(target: bytes, headers: Headers) -> bytes | RelayError:

@@ -161,7 +161,7 @@ class RequestReading:
         return changed(self._body, after, pieces) if self._body is not None else None
 
     def _contradiction(self, model: object) -> RelayError | None:
-        named = path_model(self._target)
+        named = path_model(self._target) if isinstance(model, str) else None
         if named is None or not isinstance(model, str) or model.removeprefix(_MODELS) == named.removeprefix(_MODELS):
             return None
         shown = model_name(named), model_name(model)
