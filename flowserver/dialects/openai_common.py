@@ -52,25 +52,24 @@ def read_usage(usage: Usage, report: dict[str, Any], *, reasoning_apart: bool = 
     Some have names of their own: DeepSeek for its cache hits, Perplexity and Copilot for their reasoning. Some count
     reasoning, audio or their own tools' input separately from both sums: only the total includes it.
     """
-    get = report.get
-    prompt, output = count(get("prompt_tokens")), count(get("completion_tokens"))
-    usage.input = count(get("input_tokens"), usage.input) if prompt is None else prompt
+    prompt, output = count(report.get("prompt_tokens")), count(report.get("completion_tokens"))
+    usage.input = count(report.get("input_tokens"), usage.input) if prompt is None else prompt
     if "prompt_cache_hit_tokens" in report:
         usage.cached = count(report["prompt_cache_hit_tokens"], usage.cached)
-    if into := get("prompt_tokens_details") or get("input_tokens_details"):
+    if into := report.get("prompt_tokens_details") or report.get("input_tokens_details"):
         details = mapping(into)
         usage.cached = count(details.get("cached_tokens"), usage.cached)
         usage.cache_written = count(details.get("cache_write_tokens"), usage.cache_written)
     if "reasoning_tokens" in report:
         usage.reasoning = count(report["reasoning_tokens"], usage.reasoning)
-    if out := get("completion_tokens_details") or get("output_tokens_details"):
+    if out := report.get("completion_tokens_details") or report.get("output_tokens_details"):
         usage.reasoning = count(mapping(out).get("reasoning_tokens"), usage.reasoning)
     if output is None:
-        output = count(get("output_tokens"))
-    if output is None and get("completion_tokens") is None and get("output_tokens") is None:
-        output = 0 if usage.input is not None and get("total_tokens") == usage.input else None  # embeddings
+        output = count(report.get("output_tokens"))
+    if output is None and report.get("completion_tokens") is None and report.get("output_tokens") is None:
+        output = 0 if usage.input is not None and report.get("total_tokens") == usage.input else None  # embeddings
     if output is not None:
-        output += _apart(usage, output, count(get("total_tokens")), reasoning_apart=reasoning_apart)
+        output += _apart(usage, output, count(report.get("total_tokens")), reasoning_apart=reasoning_apart)
         usage.output = output
     return output
 

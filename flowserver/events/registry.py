@@ -59,6 +59,7 @@ _NDJSON_TYPES = frozenset(
 _FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 """How lines of server-sent events begin."""
 _LONGEST_NAME = 32
+_LF: Final = ord("\n")
 _object_on_new_line = re.compile(rb"\n[ \t\n\r]*+\{").search
 _field_name = re.compile(rb"[A-Za-z0-9_-]{1,%d}" % _LONGEST_NAME).match
 
@@ -121,7 +122,7 @@ def _seen(first: bytes, text: bytes, label: BodyKind | None) -> BodyKind:
 def _is_followed(text: bytes) -> bool:
     """Whether a line with one object is followed by another object. Few answers begin with such a line, and finding the
     end of a value takes a tenth of the time of a small answer."""
-    if b"\n" not in text or _object_on_new_line(text) is None:
+    if _LF not in text or _object_on_new_line(text) is None:
         return False
     match = find_value(text)
     if match is None:

@@ -194,25 +194,37 @@ def boundary_of(content_type: bytes) -> bytes | None:
 class BodyPieces:
     """The bytes of a body, unchanged; small pieces are joined, since each object costs some 40 bytes of its own."""
 
-    __slots__ = ("_pieces", "_tail")
+    __slots__ = ("_pieces", "_small", "_tail")
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
-        self._tail = bytearray()
+        self._small = b""
+        """A small piece until another follows, which is rare: small bodies come in one."""
+        self._tail: bytearray | None = None
+        """Small pieces, joined; None: there are not two in a row."""
 
     def append(self, data: bytes) -> None:
         if len(data) >= _SMALL_PIECE:
             self._close_tail()
             self._pieces.append(data)
-            return
-        self._tail += data
-        if len(self._tail) >= _FULL_PIECE:
-            self._close_tail()
+        elif self._tail is not None:
+            self._tail += data
+            if len(self._tail) >= _FULL_PIECE:
+                self._close_tail()
+        elif self._small:
+            self._tail = bytearray(self._small)
+            self._tail += data
+            self._small = b""
+        else:
+            self._small = data
 
     def _close_tail(self) -> None:
-        if self._tail:
+        if self._small:
+            self._pieces.append(self._small)
+            self._small = b""
+        elif self._tail is not None:
             self._pieces.append(bytes(self._tail))
-            self._tail.clear()
+            self._tail = None
 
     @property
     def pieces(self) -> Sequence[bytes]:
@@ -221,7 +233,8 @@ class BodyPieces:
 
     def clear(self) -> None:
         self._pieces = []
-        self._tail = bytearray()
+        self._small = b""
+        self._tail = None
 
 
 def changed(body: RequestBody, after: Mapping[str, Any], pieces: Sequence[bytes]) -> tuple[list[bytes], int] | None:

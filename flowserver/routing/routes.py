@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
+from typing import Final
 
 from ..dialects.api_paths import without_parameters
 from ..http.messages import SESSION, RequestHead
@@ -14,6 +15,8 @@ from .affinity import Affinity
 from .hedge_budget import HedgeBudget
 from .outliers import Outliers
 from .upstream_host import UpstreamHost
+
+_SEMICOLON: Final = ord(";")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +68,9 @@ class RouteTable:
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self.routes = tuple(routes)
-        self._routes = [
+        self._routes: list[tuple[re.Pattern[bytes] | None, list[re.Pattern[str]], Route]] = [
             (
-                re.compile(translate(route.path).encode(), re.IGNORECASE),
+                re.compile(translate(route.path).encode(), re.IGNORECASE) if route.path != "*" else None,
                 [re.compile(translate(model)) for model in route.models],
                 route,
             )
@@ -96,10 +99,10 @@ class RouteTable:
         Case, trailing slashes and `;parameters` matter to some providers only, so none of them bypasses a route.
         """
         plain = path
-        if path.endswith(b"/") or path.find(b";") >= 0:
+        if path[-1:] == b"/" or _SEMICOLON in path:
             plain = without_parameters(path.decode("ascii")).rstrip("/").encode()
-        for path_pattern, model_patterns, route in self._routes:
-            if not path_pattern.match(path) and (plain is path or not path_pattern.match(plain)):
+        for pattern, model_patterns, route in self._routes:
+            if pattern is not None and not pattern.match(path) and (plain is path or not pattern.match(plain)):
                 continue
             if not model_patterns or any_model or _matches(model_patterns, model):
                 return route

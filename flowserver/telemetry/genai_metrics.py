@@ -46,7 +46,7 @@ class Figures:
     )
 
     def __init__(self) -> None:
-        self.tokens: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.tokens: defaultdict[str, dict[str, int]] = defaultdict(dict)
         """By tenant, then by kind."""
         self.input = Histogram(USAGE_BUCKETS)
         self.output = Histogram(USAGE_BUCKETS)
@@ -187,7 +187,7 @@ def _durations(groups: Groups) -> Iterator[tuple[Labels, Histogram]]:
 
 def _totals(groups: Groups, kind: str) -> Iterator[tuple[Labels, float]]:
     for labels, group in groups:
-        if total := sum(kinds[kind] for figures in group for kinds in figures.tokens.values()):
+        if total := sum(kinds.get(kind, 0) for figures in group for kinds in figures.tokens.values()):
             yield {**labels, "gen_ai_token_modality": "unknown"}, total
 
 

@@ -148,7 +148,7 @@ def _count(figures: Figures, tenant: str, usage: Usage, prompt: int, output: int
         ("reasoning", usage.reasoning),
     ):
         if number:
-            tokens[kind] += number
+            tokens[kind] = tokens.get(kind, 0) + number
     if prompt:
         figures.input.observe(prompt)
     if output:

@@ -175,8 +175,8 @@ class Pool:
             return
         if connection not in self._connections:
             return  # it is not handed over yet; its provider's SETTINGS came first
-        busy, capacity = connection.busy, connection.capacity
-        old = self._is_old(connection, self._clock())
+        busy, capacity, now = connection.busy, connection.capacity, self._clock()
+        old = self._is_old(connection, now)
         if busy + capacity > 1:
             self._shares = True
             if self._settings.multiplexed is None:
@@ -191,7 +191,7 @@ class Pool:
             connection.close()
         else:
             idle = self._idle_wide if connection.is_wide else self._idle
-            idle.setdefault(connection, self._clock())
+            idle.setdefault(connection, now)
 
     def on_lost(self, connection: PooledConnection) -> None:
         self._take_from_idle(connection)
