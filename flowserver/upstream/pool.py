@@ -415,13 +415,14 @@ class WaitingStream:
 
     def __init__(self, pool: StreamPool, request: RequestHead, events: UpstreamEvents) -> None:
         self._pool = pool
-        self._request = request
+        self._request: RequestHead | None = request
+        """None: its connection has sent it. A head takes 0.6 KB, which a stream would keep to its end."""
         self._events = events
         self._phase = _Phase.WAITING
         self._stream: PooledStream | None = None
         """The request on its connection; None: it waits, or never had one."""
         self._waiting: ChunkQueue | None = None
-        """None: nothing had to wait, as usual."""
+        """None: nothing waits."""
         self._full = False
         self._paused = False
         self._request_whole = False
@@ -485,15 +486,17 @@ class WaitingStream:
     @property
     def awaits_whole(self) -> bool:
         """Whether its answer is known not to be a stream."""
-        return self._request.awaits_whole
+        return self._request is not None and self._request.awaits_whole
 
     def begin(self, connection: PooledConnection) -> None:
         """A connection is available: send what waited."""
+        request, self._request = self._request, None
+        assert request is not None
         self._phase = _Phase.BEGUN
-        self._stream = stream = self._pool.begin(connection, self._request, self._events)
+        self._stream = stream = self._pool.begin(connection, request, self._events)
         if self._paused:
             stream.pause_reading()
-        waiting = self._waiting
+        waiting, self._waiting = self._waiting, None
         while waiting is not None and waiting.size:
             stream.send_data(waiting.take(ONE_WRITE))
         if self._full and self._phase is _Phase.BEGUN and not stream.is_full:
