@@ -7,7 +7,7 @@ from typing import Final
 
 READ_SIZE: Final = 16 * 1024
 """Most bytes of one read. uvloop's default is 256 KiB, which is what each upload could make the relay hold."""
-_READ_BUFFER: Final = memoryview(bytearray(READ_SIZE))
+READ_BUFFER: Final = memoryview(bytearray(READ_SIZE))
 """The buffer that all connections read into: data is copied out before the next read."""
 
 
@@ -17,10 +17,10 @@ class SharedReads(asyncio.BufferedProtocol):
     __slots__ = ()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return _READ_BUFFER
+        return READ_BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(_READ_BUFFER[:nbytes].tobytes())
+        self.data_received(READ_BUFFER[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
         raise NotImplementedError

@@ -9,7 +9,7 @@ from typing import Protocol, cast
 
 from ..errors import EndReason, RelayError, upstream_error
 from ..net.receive_buffer import leave_to_kernel
-from ..net.shared_read import SharedReads
+from ..net.shared_read import READ_BUFFER
 from .dialer import DialError, Prepare
 from .h1 import UpstreamH1
 from .h2 import UpstreamH2
@@ -28,9 +28,10 @@ class Dials(Protocol):
         DialError."""
 
 
-class ConnectAttempt(SharedReads):
+class ConnectAttempt(asyncio.BufferedProtocol):
     """Protocol of a dialled transport. Holds what the provider sends first, as HTTP/2 servers do, until the connection
-    takes over."""
+    takes over. It has no `data_received`, which uvloop's transports would keep, and with it this object, to their end.
+    """
 
     __slots__ = ("_early", "_lost", "transport")
 
@@ -45,8 +46,11 @@ class ConnectAttempt(SharedReads):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
 
-    def data_received(self, data: bytes) -> None:
-        self._early += data
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return READ_BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._early += READ_BUFFER[:nbytes]
 
     def eof_received(self) -> bool:
         return False
