@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 from ..errors import RelayError
@@ -51,7 +50,8 @@ _TEMPLATES: Final = TemplateFinder(frozenset(_TEXT_FIELDS[1:]), padded=("obfusca
 
 
 _NONE: Final[frozenset[int]] = frozenset()
-"""No choices. One object for all streams: an empty set of its own takes 216 bytes."""
+_FIRST: Final[frozenset[int]] = frozenset((0,))
+"""No choices, and the only one that most answers have. One object for all streams: a set of its own takes 216 bytes."""
 
 
 class ChatMeter(BaseMeter):
@@ -80,13 +80,13 @@ class ChatMeter(BaseMeter):
         self._quirks = quirks
         self._cuttable = cuttable
         self.running = False
-        self._seen: set[int] = set()
+        self._seen = _NONE
         """Indexes of choices that have begun, `MAX_OPEN` at most; of others no end is noted or made."""
         self._closed = _NONE
-        self._closing: Set[int] = _NONE
+        self._closing = _NONE
         """Choices closed by the last event, if that has content: it may be withheld from the client."""
-        self._by_choice: dict[int, int] = {}
-        """Output tokens of each choice, if a provider reports them one by one and has not yet reported the total."""
+        self._by_choice: dict[int, int] | None = None
+        """Output tokens of each choice; None: they are not reported one by one, or the total was."""
         self._reported = False
         """Whether the client has the final usage report, or would not get it anyway."""
         self._sample = b""
@@ -147,14 +147,13 @@ class ChatMeter(BaseMeter):
         if found is not None:
             self._expect(found)
 
-    def _read_choices(self, choices: list[dict[str, Any]]) -> set[int]:
+    def _read_choices(self, choices: list[dict[str, Any]]) -> frozenset[int]:
         """Count their content. Returns the ones that end here."""
-        closing: set[int] = set()
-        seen = self._seen
+        closing = _NONE
         for choice in choices:
             index = _index(choice)
-            if len(seen) < MAX_OPEN:
-                seen.add(index)
+            if index not in self._seen:
+                self._begin_choice(index)
             # Some send the whole message so far along with the delta.
             delta = choice["delta"] if "delta" in choice else choice.get("message")
             if type(delta) is dict:
@@ -166,9 +165,16 @@ class ChatMeter(BaseMeter):
             finish = choice.get("finish_reason")
             if finish and type(finish) is str:
                 self.finish = reason_text(finish)
-                if index in seen:
-                    closing.add(index)
+                if index in self._seen:
+                    closing |= {index}
         return closing
+
+    def _begin_choice(self, index: int) -> None:
+        seen = self._seen
+        if not seen and not index:
+            self._seen = _FIRST
+        elif len(seen) < MAX_OPEN:
+            self._seen = seen | {index}
 
     def _read_delta(self, delta: dict[str, Any]) -> None:
         shown = thought = reasoning = 0
@@ -236,7 +242,7 @@ class ChatMeter(BaseMeter):
             self._add_up_choices(self._closing)
             return
         output = read_usage(self.usage, report, reasoning_apart=self._quirks.reasoning_apart)
-        self._by_choice.clear()
+        self._by_choice = None
         last = not choices or late or not self._open_choices(self._closing)
         self.running = content and not several and output is not None
         if last:
@@ -248,15 +254,17 @@ class ChatMeter(BaseMeter):
         """A report on one choice of several."""
         own = Usage()
         output = read_usage(own, report, reasoning_apart=self._quirks.reasoning_apart)
+        if self._by_choice is None:
+            self._by_choice = {}
         if output is not None and len(self._by_choice) < MAX_OPEN:
             self._by_choice[_index(choice)] = output
             self.usage.input = own.input if own.input is not None else self.usage.input
 
-    def _add_up_choices(self, closing: Set[int]) -> None:
+    def _add_up_choices(self, closing: frozenset[int]) -> None:
         """Once every choice has ended with a report of its own, their sum is the report, if there is no other."""
-        ended = self._closed | closing
-        if not self._open_choices(closing) and ended and ended.issubset(self._by_choice):
-            self._note_report(sum(self._by_choice.values()))
+        ended, reported = self._closed | closing, self._by_choice or {}
+        if not self._open_choices(closing) and ended and ended.issubset(reported):
+            self._note_report(sum(reported.values()))
 
     def read_whole(self, body: bytes) -> bool:
         event = parse(body)
@@ -278,7 +286,7 @@ class ChatMeter(BaseMeter):
             self._note_report(read_usage(self.usage, report, reasoning_apart=self._quirks.reasoning_apart))
         return True
 
-    def _open_choices(self, closing: Set[int] = _NONE) -> list[int]:
+    def _open_choices(self, closing: frozenset[int] = _NONE) -> list[int]:
         indexes = range(min(self._params.choices, _MOST_CHOICES))
         return sorted({*indexes, *self._seen} - self._closed - closing)
 
