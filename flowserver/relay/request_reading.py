@@ -31,9 +31,9 @@ class RequestReading:
         "_input_estimate",
         "_is_form",
         "_is_limited",
+        "_is_whole",
         "_request",
         "_size",
-        "_target",
         "conversation",
         "format",
         "params",
@@ -42,7 +42,6 @@ class RequestReading:
     def __init__(self, request: RequestHead, known: Format | None) -> None:
         self.format = known
         """The format of the API; None: the API is unknown."""
-        self._target = request.target.decode("ascii")
         self._body: RequestBody | None = None
         """None: the request has no body, or it is not read."""
         self.params = _NOTHING_YET
@@ -53,6 +52,7 @@ class RequestReading:
         self._is_limited = False
         """Whether a body that can't be read is refused."""
         self._is_form = False
+        self._is_whole = False
         self._estimate: InputEstimate | None = None
         """None: the body is not JSON of a known API."""
         self.conversation: ConversationStart | None = None
@@ -74,6 +74,10 @@ class RequestReading:
             self._read({"model": next(iter(models_in_query(self._target)), None)})
         elif self._body is None or path_model(self._target) is not None:
             self._read({})
+
+    @property
+    def _target(self) -> str:
+        return self._request.target.decode("ascii")
 
     @property
     def is_known(self) -> bool:
@@ -100,6 +104,7 @@ class RequestReading:
 
     def finish(self) -> None:
         """The body is complete."""
+        self._is_whole = True
         body = self._body
         if body is not None:
             body.finish()
@@ -110,6 +115,8 @@ class RequestReading:
     def forget(self) -> None:
         """The answer has begun: the request can't be changed any more."""
         self._body = self.conversation = None
+        if self._is_whole and self.params.stream and self._input_estimate is None:
+            self._conclude_estimate()
 
     def _read(self, values: Mapping[str, Any]) -> None:
         if self.format is not None:
@@ -138,9 +145,14 @@ class RequestReading:
     @property
     def input_estimate(self) -> int:
         """Estimated tokens of the request, by what had arrived of it when this was first read."""
-        if self._input_estimate is None:
-            self._input_estimate = self._estimate_input()
-        return self._input_estimate
+        estimate = self._input_estimate
+        return self._conclude_estimate() if estimate is None else estimate
+
+    def _conclude_estimate(self) -> int:
+        """Drops what the estimate is made from, up to 8 KB, which would last as long as a stream."""
+        self._input_estimate = estimate = self._estimate_input()
+        self._estimate = None
+        return estimate
 
     def _estimate_input(self) -> int:
         if self._is_form:
