@@ -231,11 +231,6 @@ class BodyPieces:
         self._close_tail()
         return self._pieces
 
-    def clear(self) -> None:
-        self._pieces = []
-        self._small = b""
-        self._tail = None
-
 
 def changed(body: RequestBody, after: Mapping[str, Any], pieces: Sequence[bytes]) -> tuple[list[bytes], int] | None:
     """(`pieces` of the body, edited to say `after`; by how many bytes it grows); None: nothing changes."""

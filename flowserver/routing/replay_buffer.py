@@ -39,7 +39,8 @@ class ReplayBuffer:
         self._limit = limit
         self._content_length = content_length
         self._upload = upload
-        self._pieces = BodyPieces()
+        self._pieces: BodyPieces | None = None
+        """None: nothing is kept."""
         self.size = 0
         """Bytes that are or were kept."""
         self.is_whole = False
@@ -56,7 +57,7 @@ class ReplayBuffer:
     @property
     def pieces(self) -> Sequence[bytes]:
         """What is kept, in order."""
-        return self._pieces.pieces
+        return self._pieces.pieces if self._pieces is not None else ()
 
     def hold(self, data: bytes) -> None:
         """Keep `data` for the first attempt, which has not begun yet."""
@@ -91,10 +92,12 @@ class ReplayBuffer:
         """Forget everything. Safe to repeat."""
         if self.state is not _RELEASED:
             self.state = _RELEASED
-            self._pieces.clear()
+            self._pieces = None
             self._upload.end_upload()
 
     def _append(self, data: bytes, size: int) -> None:
+        if self._pieces is None:
+            self._pieces = BodyPieces()
         self._pieces.append(data)
         self.size += size
         if self.size != self._content_length:  # the rest has not arrived yet
