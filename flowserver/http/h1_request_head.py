@@ -47,7 +47,8 @@ class HeadReader:
     __slots__ = ("_buffer", "_skipped")
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._buffer: bytearray | None = None
+        """None: no byte of a head waits, as usual."""
         self._skipped = False
         """Whether the empty line that may precede a request has been skipped."""
 
@@ -64,6 +65,8 @@ class HeadReader:
             if 4 <= end <= MAX_HEAD:
                 self._skipped = False
                 return data[:end], data[end:]  # the usual shape: a read begins with a whole head
+        if buffer is None:
+            buffer = self._buffer = bytearray()
         start = max(0, len(buffer) - 3)
         buffer += data
         if buffer[:2] == b"\r\n" and not self._skipped:  # ignored once (RFC 9112 section 2.2)
@@ -78,17 +81,18 @@ class HeadReader:
         if head_end > MAX_HEAD:
             return _TOO_LONG
         if end < 0:
-            return self._check_incomplete()
+            return _check_incomplete(buffer)
         raw, rest = bytes(buffer[:head_end]), bytes(buffer[head_end:])
-        buffer.clear()
+        self._buffer = None
         self._skipped = False
         return raw, rest
 
-    def _check_incomplete(self) -> RelayError | None:
-        """Refuses a target that is already too long."""
-        if len(self._buffer) > MAX_URI + 64 and self._buffer.find(b"\r\n", 0, MAX_URI + 64) < 0:
-            return uri_too_long()
-        return None
+
+def _check_incomplete(head: bytearray) -> RelayError | None:
+    """Refuses a target that is already too long."""
+    if len(head) > MAX_URI + 64 and head.find(b"\r\n", 0, MAX_URI + 64) < 0:
+        return uri_too_long()
+    return None
 
 
 def parse_head(raw: bytes) -> RequestHead | RelayError:

@@ -47,7 +47,8 @@ class DeadlineWatch:
 
     def __init__(self) -> None:
         self._progress = Activity()
-        self._output = Activity()
+        self._output: Activity | None = None
+        """None: nobody asked for the silence towards the client."""
 
     def check(self, exchange: WatchedExchange, now: float) -> RelayError | None:
         """The error with which `exchange` must end now; None: it continues."""
@@ -62,6 +63,8 @@ class DeadlineWatch:
 
     def silence(self, now: float, writes: int, *, paused: bool) -> float:
         """Seconds without a write to the client, pauses excluded. `writes`: number of writes so far."""
+        if self._output is None:
+            self._output = Activity()
         still = self._output.still_for(now, writes, paused)
         return 0.0 if paused else still
 

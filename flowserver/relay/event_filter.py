@@ -74,7 +74,8 @@ class EventFilter:
         self.edits = withholds or budget is not None
         """Whether the output may differ in size from the input."""
         self._hold = hold if self.edits else 0
-        self._held: list[bytes] = []
+        self._held: list[bytes] | None = None
+        """Pieces of an unfinished event; None: nothing is held. An empty list would take 56 bytes of every stream."""
         self._held_size = 0
         self._passing = False
         """Whether the beginning of an unfinished event has passed."""
@@ -87,8 +88,8 @@ class EventFilter:
         self._parked: tuple[bytes, list[Event], int] | None = None
         """The bytes of events that may not pass yet, these events, of which the first one is counted, and where they
         begin."""
-        self._late: list[bytes] = []
-        """What arrived after them."""
+        self._late: list[bytes] | None = None
+        """What arrived after them; None: nothing."""
         self.holds_back = False
         """Whether an event waits, or the budget is reached: `feed` has not returned everything."""
         self.spent = False
@@ -102,7 +103,7 @@ class EventFilter:
     @property
     def held(self) -> int:
         """Bytes that wait here, or belong to an unfinished event."""
-        late = sum(map(len, self._late)) + (len(self._parked[0]) if self._parked is not None else 0)
+        late = sum(map(len, self._late or ())) + (len(self._parked[0]) if self._parked is not None else 0)
         return self._held_size + late + self._scanner.held
 
     @property
@@ -142,6 +143,7 @@ class EventFilter:
     def feed(self, data: bytes) -> bytes:
         """The bytes to pass on, from `data` and from what was held; the same object whenever possible."""
         if self._parked is not None:
+            self._late = self._late or []
             self._late.append(data)
             return b""
         events = self._scanner.feed(data)
@@ -172,12 +174,12 @@ class EventFilter:
 
     def finish(self) -> bytes:
         """The answer is complete: returns what is held."""
-        rest = b"".join(self._held)
+        rest = b"".join(self._held or ())
         for name, payload, _ in self._scanner.finish():
             keep = self.meter.read(name, payload) or self._passes_all
             if not self._passing and keep is not True:
                 rest = _altered(rest, payload, keep) if keep else b""
-        self._held.clear()
+        self._held = None
         return rest
 
     def resume(self) -> bytes:
@@ -221,11 +223,11 @@ class EventFilter:
             over = verdict is Verdict.END
             if self._passing or (keep and not over):
                 self._passed_any = True
-                whole = [*self._held, data[start:end]]
+                whole = [data[start:end]] if self._held is None else [*self._held, data[start:end]]
                 passing += whole if keep is True or self._passing else [_altered(b"".join(whole), payload, keep)]
-            elif (self._held[0] if self._held else data[start:end]).startswith(b"\n"):
+            elif (data[start:end] if self._held is None else self._held[0]).startswith(b"\n"):
                 passing.append(b"\n")  # completes the blank line before: a CR LF split between two reads
-            self._held.clear()
+            self._held = None
             self._held_size = 0
             self._passing = False
             start = end
@@ -238,13 +240,15 @@ class EventFilter:
 
     def _rest(self, rest: bytes, passing: list[bytes]) -> None:
         """Handle what follows the last complete event: the beginning of the next one, or comments."""
-        self._held.append(rest)
-        self._held_size += len(rest)
-        if self._scanner.at_boundary or self._passing or self._held_size > self._hold:
+        held = self._held or []
+        held.append(rest)
+        size = self._held_size + len(rest)
+        if self._scanner.at_boundary or self._passing or size > self._hold:
             self._passing = not self._scanner.at_boundary
-            passing += self._held
-            self._held.clear()
-            self._held_size = 0
+            passing += held
+            self._held, self._held_size = None, 0
+        else:
+            self._held, self._held_size = held, size
 
 
 _payloads = re.compile(rb"^data: (\{.*\})$", re.MULTILINE).findall

@@ -133,6 +133,7 @@ class Attempt:
         self.send_data = stream.send_data
 
     def send_end(self) -> None:
+        self.send_data = _ignore  # a stream's method takes 80 bytes, and nothing more is sent
         if self._stream is not None:
             if self.host.adaptive is not None:
                 self.asked_at = self._clock()  # the time to the first token does not count the upload
