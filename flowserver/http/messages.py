@@ -107,6 +107,9 @@ _TRACEPARENT = re.compile(rb"00%b|(?!00|ff)[0-9a-f]{2}%b(?:-[!-~]*)?" % (_TRACE_
 """Version 00, and the part of later versions that must be understood (W3C Trace Context section 4)."""
 
 
+_FORGOTTEN: Headers = []
+
+
 class RequestHead:
     """A request without its body.
 
@@ -198,6 +201,12 @@ class RequestHead:
         """The first value of `name` (lower case); None when there is none."""
         fields = self._fields
         return self.fields.get(name) if fields is None else fields.get(name)
+
+    def forget_fields(self) -> None:
+        """Drop the fields, which take 1.4 KB. For a request that is answered: nothing is sent or decided by them any
+        more."""
+        self.headers = _FORGOTTEN
+        self._fields = self._passing = None
 
     @property
     def path(self) -> bytes:

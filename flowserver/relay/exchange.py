@@ -165,6 +165,8 @@ class Exchange(ExchangeFigures):
         """Pass the head on, unless the body's first bytes are needed to determine its format."""
         self._head = head
         self.upstream_request_id = upstream_request_id(head, self.request_id)
+        if self.account.trace is None:  # a span has the client's user agent
+            self.request.forget_fields()
         if not self.account.open(head):
             self._send_head(head)
 
