@@ -38,6 +38,22 @@ def _reader(text: bytes, middle: bytes, padding: bytes, tail: bytes) -> Reader:
     return re.compile(text + re.escape(middle) + padding + re.escape(tail)).fullmatch
 
 
+class _Rest:
+    """What follows the text of an event: middle, padding, tail."""
+
+    __slots__ = ("middle", "padding", "read", "tail")
+
+    def __init__(self, middle: bytes, padding: bytes, tail: bytes) -> None:
+        self.middle = middle
+        self.padding = padding
+        self.tail = tail
+        self.read = _reader(_PLAIN_TEXT, middle, padding, tail)
+
+
+_rest = lru_cache(maxsize=128)(_Rest)
+"""Mostly the same for all streams of a provider, unlike the head, which has an id: one object of 0.3 KB for all."""
+
+
 class EventTemplate:
     """The bytes around the text of an event: head, text, middle, padding (a regular expression; b"": there is none),
     tail.
@@ -46,33 +62,34 @@ class EventTemplate:
     same JSON except for these two. Matching takes a quarter of the time of parsing.
     """
 
-    __slots__ = ("_middle", "_padding", "_start", "_tail", "head", "read", "reasoning")
+    __slots__ = ("_rest", "head", "read", "reasoning")
 
     def __init__(self, head: bytes, middle: bytes, padding: bytes, tail: bytes, *, reasoning: bool) -> None:
         self.head = head
-        self._start = len(head)
-        self._middle = middle
-        self._padding = padding
-        self._tail = tail
-        self.read = _reader(_PLAIN_TEXT, middle, padding, tail)
+        self._rest = rest = _rest(middle, padding, tail)
+        self.read = rest.read
         self.reasoning = reasoning
         """Whether the text is reasoning."""
 
     def on_the_wire(self, name: bytes = b"") -> EventTemplate:
         """The same around a whole server-sent event, which has a line with its `name`; b"": it has none."""
         head = (b"event: %b\ndata: " % name if name else b"data: ") + self.head
-        return EventTemplate(head, self._middle, self._padding, self._tail + b"\n\n", reasoning=self.reasoning)
+        return self._with(head, b"\n\n")
 
     def in_chunk(self) -> EventTemplate:
         """With the line end that closes a chunk."""
-        return EventTemplate(self.head, self._middle, self._padding, self._tail + b"\r\n", reasoning=self.reasoning)
+        return self._with(self.head, b"\r\n")
+
+    def _with(self, head: bytes, end: bytes) -> EventTemplate:
+        rest = self._rest
+        return EventTemplate(head, rest.middle, rest.padding, rest.tail + end, reasoning=self.reasoning)
 
     def text_of(self, data: bytes) -> bytes:
         """The text in `data`; b"" if there is none, or `data` does not fit."""
         if not data.startswith(self.head):
             return b""
         read = self.read  # a call of the attribute itself would look it up the slow way
-        match = read(data, self._start)
+        match = read(data, len(self.head))
         if match is None:
             return self._escaped_text(data)
         return match[1] if data.isascii() or is_utf8(data) else b""
@@ -81,7 +98,8 @@ class EventTemplate:
         """`text_of` a text with escapes, such as line ends, where the head fits: they are what they stand for."""
         if b"\\" not in data:
             return b""
-        match = _reader(_ESCAPED_TEXT, self._middle, self._padding, self._tail)(data, self._start)
+        rest = self._rest
+        match = _reader(_ESCAPED_TEXT, rest.middle, rest.padding, rest.tail)(data, len(self.head))
         text = _parse(b'"%b"' % match[1]) if match is not None else None
         return text.encode() if isinstance(text, str) else b""
 
@@ -90,6 +108,7 @@ class Shortcut:
     """The part of a `base.Meter` that counts events by their template, if the format has one."""
 
     __slots__ = (
+        "_event_name",
         "_learned",
         "_payload",
         "_reported_at",
@@ -118,8 +137,10 @@ class Shortcut:
         """`content_bytes` when the last report was read; -1: none was, or a later event took it back."""
         self._payload: EventTemplate | None = None
         """The template of an event's data; None: see `_expect`."""
+        self._event_name = b""
+        """The name of these events; b"": they have none."""
         self._wire: EventTemplate | None = None
-        """The same of a whole server-sent event."""
+        """The same of a whole server-sent event; None: nobody asked for it."""
         self._learned = -RELEARN
         """`content_events` when a template was last looked for."""
 
@@ -137,7 +158,8 @@ class Shortcut:
         """The next events have this `name` (b"": none) and data that fit `found`. None: not known, or they may have
         something else."""
         self._payload = found
-        self._wire = found.on_the_wire(name) if found is not None else None
+        self._event_name = name
+        self._wire = None
 
     def read_head(self, fields: Mapping[bytes, bytes]) -> None:
         """Most APIs report no tokens in the head of an answer."""
@@ -148,6 +170,8 @@ class Shortcut:
 
     @property
     def template(self) -> Template | None:
+        if self._wire is None and self._payload is not None:
+            self._wire = self._payload.on_the_wire(self._event_name)
         return self._wire
 
     def count_template(self, events: int, content_bytes: int) -> None:
@@ -155,7 +179,7 @@ class Shortcut:
             self.content.settle()
         self.content_bytes += content_bytes
         self.content_events += events
-        if self._wire is not None and self._wire.reasoning:
+        if self._payload is not None and self._payload.reasoning:
             self.reasoning_bytes += content_bytes
 
 
