@@ -88,7 +88,7 @@ class DownstreamH1(SharedReads):
         self.stream: H1Stream | None = None
         self.must_close = False
         """Whether the next response is the last of this connection."""
-        self._pipelined = bytearray()
+        self._pipelined = b""
         self._parsing = False
         self._reading = True
         self._blocked = False
@@ -439,8 +439,7 @@ class DownstreamH1(SharedReads):
         if not self._blocked and not self._is_over:
             self.resume_reading()
             if self._pipelined:
-                data = bytes(self._pipelined)
-                self._pipelined.clear()
+                data, self._pipelined = self._pipelined, b""
                 self._receive_heads(data)
 
     def _start(self, stream: H1Stream, data: bytes) -> bytes:
@@ -450,7 +449,8 @@ class DownstreamH1(SharedReads):
         stream.request_whole = not stream.request.has_body
         if stream.request_whole:
             stream.message.feed(b"")  # signals the end, which must precede an immediate answer
-            self._keep_for_later(data)
+            if data:
+                self._keep_for_later(data)
         self._context.open_exchange(stream.request, stream)
         if self.stream is stream:
             if stream.request_whole:
@@ -462,8 +462,7 @@ class DownstreamH1(SharedReads):
         elif self._skipped:
             self._keep_for_later(self._skip(data))
         if not self.is_serving and not self._is_over:
-            data = bytes(self._pipelined)
-            self._pipelined.clear()
+            data, self._pipelined = self._pipelined, b""
             return data
         return b""
 
