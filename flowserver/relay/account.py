@@ -81,7 +81,6 @@ class Account:
     def __init__(self, settings: AccountSettings, known: Format | None, request: RequestHead) -> None:
         quota = settings.quota
         self._settings = settings
-        self.is_preflight = is_preflight(request)
         self._method = request.method
         self.format = known
         """None: the format is unknown, so nothing is counted."""
@@ -89,21 +88,25 @@ class Account:
         self._sent = RequestRewrite(request, self.request, has_tenants=quota is not None)
         self.quota = QuotaSession(quota) if quota is not None else None
         """None: there are no tenants."""
-        self.is_limited = quota is not None and not self.is_preflight
-        """Whether `identify` and `request_permit` apply. Browsers send preflights without a key, and providers answer
-        them without one."""
         self.realtime = RealtimeUsage() if request.is_tunnel and is_realtime(request.target.decode("ascii")) else None
         """Usage of a WebSocket whose events are read; None: it is not such a request."""
         self.realtime_cost: TunnelCost | None = None
         """None: no provider has answered, there are no prices, or it is not such a WebSocket."""
+        # Flags stand side by side: mypyc pads each that stands between two references to eight bytes.
+        self.is_preflight = is_preflight(request)
+        self.is_limited = quota is not None and not self.is_preflight
+        """Whether `identify` and `request_permit` apply. Browsers send preflights without a key, and providers answer
+        them without one."""
         self.wants_body = known is not None or self.is_limited or request.is_tunnel
         """Whether the body must be read: to count it, or because it may name a model that the tenant may not use."""
+        self.is_repeated = False
+        """Whether the answer was charged before, and is now fetched again."""
+        self._answered = False
+        """Whether a provider took the request on."""
         self.cors: Headers | None = None
         """The relay's CORS fields; None: the provider decides who may read the answer."""
         self.budget: int | None = None
         """Most tokens of the answer; None: no bound."""
-        self._answered = False
-        """Whether a provider took the request on."""
         self._due: int | None = None
         """Nano-dollars that it is charged once it is over, where that is not what the answer costs; None: it is."""
         self._terms: MoneyTerms | None = None
@@ -114,8 +117,6 @@ class Account:
         """None: the answer is not a list of models, or the client may see all of it."""
         self.traffic_class = INTERACTIVE
         """The highest class that its client, tenant and route allow, as far as they are known."""
-        self.is_repeated = False
-        """Whether the answer was charged before, and is now fetched again."""
         self.trace: RequestTrace | None = None
         """None: tracing is off."""
 

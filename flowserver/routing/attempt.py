@@ -98,18 +98,18 @@ class Attempt:
         self._clock = clock
         self._stream: UpstreamStream | None = None
         """None before `open`, and once it is over."""
-        self._was_reused = False
         self._outliers = outliers
-        self.on_upstream_data = events.on_upstream_data
-        if outliers is not None:
-            self.on_upstream_data = self._on_timed_data
-            self._has_head = False
-            self._is_timed = False
-            """Whether to tell `outliers` when the answer's body begins."""
-        self.send_data: Callable[[bytes], None] = _ignore
-        """Body bytes of the request, never empty."""
+        # Flags stand side by side: mypyc pads each that stands between two references to eight bytes.
+        self._was_reused = False
+        self._is_probe = False
+        self._has_head = False
+        self._is_timed = False
+        """Whether to tell `outliers` when the answer's body begins."""
         self.is_full = False
         """Whether it has stopped the upload."""
+        self.on_upstream_data = events.on_upstream_data if outliers is None else self._on_timed_data
+        self.send_data: Callable[[bytes], None] = _ignore
+        """Body bytes of the request, never empty."""
         self.state = _ASKED
         self.trace: AttemptTrace | None = None
         """None: the request is not traced."""
