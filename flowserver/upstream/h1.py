@@ -306,6 +306,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
         """Whether the transport is above its mark."""
         self.served = 0
         """Requests begun on this connection."""
+        self._probe: IdleProbe | None = None
+        """None: it has not been idle, as most connections of streams."""
         self.transport: asyncio.Transport
 
     def __repr__(self) -> str:
@@ -351,7 +353,12 @@ class UpstreamH1(asyncio.BufferedProtocol):
         """Whether an idle connection can be used. The provider's FIN, or bytes that would be taken for the next
         response, may wait in the kernel, not yet read. With TLS, waiting bytes may belong to TLS itself, such as
         session tickets."""
-        return not self.transport.is_closing() and self._probe.is_reusable(again=self.served > 0)
+        probe = self._probe
+        if probe is None:
+            probe = IdleProbe(self.transport, silent=not self._is_tls)
+            if self.served:
+                self._probe = probe
+        return not self.transport.is_closing() and probe.is_reusable(again=self.served > 0)
 
     def sweep(self, now: float) -> None:
         """There are no deadlines here."""
@@ -396,7 +403,6 @@ class UpstreamH1(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self._is_tls = transport.get_extra_info("ssl_object") is not None
-        self._probe = IdleProbe(transport, silent=not self._is_tls)
         self._watermarks.limit_transport(self.transport)
         if self._flow is not None and receive_buffer.can_follow(transport.get_extra_info("socket")):
             self.window = ReceiveWindow(transport, self._flow)
