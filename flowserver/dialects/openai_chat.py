@@ -79,8 +79,11 @@ class ChatMeter(BaseMeter):
         super().__init__()
         self._params = params
         self._quirks = quirks
+        # Flags side by side: see CONTRIBUTING.md, "The compiled build".
         self._cuttable = cuttable
         self.running = False
+        self._reported = False
+        """Whether the client has the final usage report, or would not get it anyway."""
         self._seen = _NONE
         """Indexes of choices that have begun, `MAX_OPEN` at most; of others no end is noted or made."""
         self._closed = _NONE
@@ -88,8 +91,6 @@ class ChatMeter(BaseMeter):
         """Choices closed by the last event, if that has content: it may be withheld from the client."""
         self._by_choice: dict[int, int] | None = None
         """Output tokens of each choice; None: they are not reported one by one, or the total was."""
-        self._reported = False
-        """Whether the client has the final usage report, or would not get it anyway."""
         self._sample = b""
         """A chunk of this stream, for the fields that all have in common; b"": none yet, or not needed."""
 

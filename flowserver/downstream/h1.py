@@ -88,18 +88,20 @@ class DownstreamH1(SharedReads):
         self.stream: H1Stream | None = None
         self.must_close = False
         """Whether the next response is the last of this connection."""
-        self._pipelined = b""
+        # Flags side by side: see CONTRIBUTING.md, "The compiled build".
         self._parsing = False
         self._reading = True
         self._blocked = False
         self._waits_for_turn = False
         """Whether what was read waits until other connections have had their turn."""
-        self._half_closed_at: float | None = None
-        """When a client that still gets its answer closed its sending side."""
         self._is_paced = False
         """Whether transport and kernel are limited to a slow client's pace."""
         self._is_over = False
         """Whether the transport was handed over: see `Linger`."""
+        self._is_tls = False
+        self._pipelined = b""
+        self._half_closed_at: float | None = None
+        """When a client that still gets its answer closed its sending side."""
         self._held = b""
         """A head that is sent with the first bytes of its body."""
         self._skipped = 0

@@ -92,7 +92,7 @@ class Account:
         """Usage of a WebSocket whose events are read; None: it is not such a request."""
         self.realtime_cost: TunnelCost | None = None
         """None: no provider has answered, there are no prices, or it is not such a WebSocket."""
-        # Flags stand side by side: mypyc pads each that stands between two references to eight bytes.
+        # Flags side by side: see CONTRIBUTING.md, "The compiled build".
         self.is_preflight = is_preflight(request)
         self.is_limited = quota is not None and not self.is_preflight
         """Whether `identify` and `request_permit` apply. Browsers send preflights without a key, and providers answer

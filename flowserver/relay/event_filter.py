@@ -70,7 +70,7 @@ class EventFilter:
         self._scanner = scanner
         self.meter = meter
         self._budget = budget
-        # Flags stand side by side: mypyc pads each that stands between two references to eight bytes.
+        # Flags side by side: see CONTRIBUTING.md, "The compiled build".
         self._passes_all = not withholds
         self.edits = withholds or budget is not None
         """Whether the output may differ in size from the input."""

@@ -92,7 +92,10 @@ class ExchangeFigures:
         """The provider's own request id; None: it has sent none."""
         self.account = account
         """Tokens asked for and emitted."""
+        # Flags side by side: see CONTRIBUTING.md, "The compiled build".
         self.request_whole = not request.has_body
+        self._awaits_first = True
+        """Whether the first byte or the first token is still missing: the path of every token checks only this."""
         self._hold: AnswerHold | None = None
         """None: only the provider has held the answer up, as usual."""
         self._upload_gate: ReadGate | None = None
@@ -100,8 +103,6 @@ class ExchangeFigures:
         self.started_at = now
         self.first_byte_at: float | None = None
         """When the first byte of the answer's body arrived; None before."""
-        self._awaits_first = True
-        """Whether one of these two is still missing: the path of every token checks only this."""
         self.first_token_at: float | None = None
         """When its first content arrived; None before, and if content is not counted."""
         self.heartbeats = 0

@@ -98,7 +98,10 @@ class TokenCount:
         self._settings = settings
         self._reading = sent.reading
         self._params = params = sent.reading.params
+        # Flags side by side: see CONTRIBUTING.md, "The compiled build".
         self._withholds = sent.asks_usage
+        self._is_over_budget = False
+        """Whether the budget, not the lease, ended the answer."""
         self.upstream = upstream.name
         self._format = known
         self._budget = budget
@@ -114,8 +117,6 @@ class TokenCount:
         """Bytes of an answer without a report, and without content where its API has it."""
         self._final: FinalCount | None = None
         """None: the answer is not over yet."""
-        self._is_over_budget = False
-        """Whether the budget, not the lease, ended the answer."""
         self.meter = known.meter(params, upstream.settings.quirks, cuttable=self._is_cuttable)
         prices = settings.prices
         self._cost = AnswerCost(prices, upstream, params.model, self.meter) if prices is not None else None

@@ -99,7 +99,7 @@ class Attempt:
         self._stream: UpstreamStream | None = None
         """None before `open`, and once it is over."""
         self._outliers = outliers
-        # Flags stand side by side: mypyc pads each that stands between two references to eight bytes.
+        # Flags side by side: see CONTRIBUTING.md, "The compiled build".
         self._was_reused = False
         self._is_probe = False
         self._has_head = False

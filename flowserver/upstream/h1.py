@@ -84,6 +84,9 @@ class H1Stream:
         self.events: UpstreamEvents | None = events
         """None: the stream is over."""
         self.on_data = events.on_upstream_data
+        # Flags side by side: see CONTRIBUTING.md, "The compiled build".
+        self.is_answered = False
+        """Whether the response is complete."""
         self.reused = connection.served > 0
         self._sends_chunks = request.has_body and request.content_length is None
         self._is_tunnel = request.is_tunnel
@@ -97,8 +100,6 @@ class H1Stream:
         """Bytes of the request passed to the transport, and the number of writes."""
         self.body: ResponseBody | None = None
         """Reads the body of the response; None before its head."""
-        self.is_answered = False
-        """Whether the response is complete."""
 
     def __repr__(self) -> str:
         response = "whole" if self.is_answered else "head" if self.body is None else "body"
@@ -297,13 +298,15 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._reader = ResponseReader()
         self._stream: H1Stream | None = None
         """The request under way; None: the connection is idle."""
+        # Flags side by side: see CONTRIBUTING.md, "The compiled build".
         self._reading = True
+        self._is_tls = False
+        self.blocked = False
+        """Whether the transport is above its mark."""
         self._fast_path: FastPath | None = None
         """The transport's protocol in place of this one; None: this is."""
         self._until_fast_path = FAST_PATH_READS
         """Reads of a body until the next attempt to open a fast path."""
-        self.blocked = False
-        """Whether the transport is above its mark."""
         self.served = 0
         """Requests begun on this connection."""
         self._probe: IdleProbe | None = None
