@@ -218,3 +218,14 @@ def test_no_length_is_told_of_an_answer_that_may_not_tell_one() -> None:
     """RFC 9110 section 8.6: none with 204, but with 304 and HEAD it stands for the body that is not there."""
     assert response_for_downstream(ResponseHead(204, [], content_length=5), request_id=b"i").content_length is None
     assert response_for_downstream(ResponseHead(304, [], content_length=5), request_id=b"i").content_length == 5
+
+
+def test_an_answered_request_is_known_by_its_line_only() -> None:
+    headers = [(b"host", b"relay"), (b"user-agent", b"sdk"), (b"content-length", b"3")]
+    request = RequestHead(b"POST", b"/v1?key=k", headers, content_length=3, has_body=True)
+    assert request.passing
+    request.forget_fields()
+    assert (request.method, request.path, request.content_length) == (b"POST", b"/v1", 3)
+    assert request.headers == request.passing == []
+    assert request.find(b"user-agent") is None
+    assert len(headers) == 3

@@ -69,6 +69,24 @@ def test_a_chat_is_read_and_changed(size: int) -> None:
     assert sent(made, body, target(models={"a": "b"}), most=50) == body
 
 
+@pytest.mark.parametrize("stream", ["true", "false"])
+def test_the_estimate_is_the_same_once_the_answer_has_begun(stream: str) -> None:
+    body = b'{"messages":[{"role":"user","content":"%b"}],"stream":%b}' % (b"Go on. " * 50, stream.encode())
+    early, late = read(CHAT, body), read(CHAT, body)
+    late.forget()
+    assert late.input_estimate == early.input_estimate > 50
+
+
+def test_an_answer_that_begins_before_the_request_s_end_does_not_cut_the_estimate() -> None:
+    body = b'{"stream":true,"messages":[{"role":"user","content":"%b"}]}' % (b"Go on. " * 50)
+    made, whole = reading(CHAT), read(CHAT, body)
+    made.feed(body[:40])
+    made.forget()
+    made.feed(body[40:])
+    made.finish()
+    assert made.input_estimate == whole.input_estimate
+
+
 def test_each_provider_gets_its_own_change() -> None:
     body = b'{"model":"a","stream":true}'
     made = rewrite(read(CHAT, body))
