@@ -1,8 +1,11 @@
 """How well `max_concurrent = "auto"` follows a provider whose capacity halves and doubles, beside fixed limits.
 
 All limits are tried at the same time, each with a relay, a provider and clients of its own; there is little to compute.
-Each phase is compared with the fixed limit that was best in this very phase, which nobody could know before. The
-scenarios beside the first were not looked at when the limit's constants were chosen.
+Each phase is compared with the fixed limit that was best in this very phase, which nobody could know before. With few
+answers per phase chance decides which one that is: where a phase has forty, an ideal limit reaches about 90 % of it.
+
+The first four scenarios were looked at while the limit was designed; its constants were chosen with random scenarios.
+The last two played no part in either.
 """
 
 from __future__ import annotations
@@ -55,6 +58,8 @@ SCENARIOS = (
     Scenario("50 places, mixed prompts", Capacity(50, 30, 0.1, 0.15, 3.0), 250, (300, 1000, 3000, 15000)),
     Scenario("12 places, slow", Capacity(12, 12, 0.6, 0.1, 5.0), 70, (300, 4000)),
     Scenario("30 places, early heads", Capacity(30, 15, 0.5, 0.05, 1.5, early_head=True), 150, (300, 8000)),
+    Scenario("90 places, quick", Capacity(90, 60, 0.15, 0.02, 4.0), 400, (500, 2000, 9000)),
+    Scenario("16 places, long tail", Capacity(16, 16, 0.4, 0.0, 3.0, spread=0.9), 90, shares=(1, 2, 1, 0.5, 1)),
 )
 
 
@@ -156,7 +161,7 @@ def run(relays: Sequence[str], settings: Settings) -> CaseResult:
         collector.figures(),
         (
             "Goodput is compared with the fixed limit that was best in each phase by itself.",
-            "Only the first scenario was used to choose the constants.",
+            "The last two scenarios played no part in the design of the limit.",
         ),
         tuple(curves),
     )

@@ -20,7 +20,7 @@ from ..dialects import TABLE
 from ..http.messages import ResponseHead
 from ..relay.account import Account
 from .adaptive_limit import FIRST, REFUSED, SLOW, AdaptiveLimit
-from .places import Places
+from .places import LocalPlaces
 from .upstream_host import UpstreamHost
 
 _LONGEST_PAUSE = 10.0
@@ -39,7 +39,7 @@ class LocalAdaptation:
 
     __slots__ = ("_learned", "_places", "_queue")
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: LocalPlaces) -> None:
         self._places = places
         self._queue: int | None = None
         self._learned = AdaptiveLimit()
@@ -57,11 +57,12 @@ class LocalAdaptation:
 
     def begin(self, queue: int | None) -> None:
         self._queue = queue
+        self._places.watch(self._learned.count)
         self._set()
 
     def first_token(self, now: float, kind: int, seconds: float) -> None:
         before = self._learned.limit
-        self._learned.first_token(now, kind, seconds, self._places.open)
+        self._learned.first_token(now, kind, seconds)
         if self._learned.limit != before:
             self._set()
 

@@ -10,6 +10,7 @@ about as much. Without interactive traffic, batch may use all places.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Generic
 
 from .claim import Claim, Refusal
@@ -23,7 +24,7 @@ FLOOR = 10
 class PlaceScheduler(Generic[W]):
     """The places at one provider, and the requests that wait for them."""
 
-    __slots__ = ("_batch", "_interactive", "_passed_over", "_peak", "_turnover", "most", "open", "queue")
+    __slots__ = ("_batch", "_interactive", "_passed_over", "_peak", "_turnover", "most", "on_change", "open", "queue")
 
     def __init__(self) -> None:
         self.most: int | None = None
@@ -32,6 +33,8 @@ class PlaceScheduler(Generic[W]):
         """Requests that may wait."""
         self.open = 0
         """Places that are taken, including those taken while there was no limit."""
+        self.on_change: Callable[[float, int, int], None] | None = None
+        """Told the time, the places that are taken from now on, and how many have just become free."""
         self._interactive: FairQueue[W] = FairQueue()
         self._batch: FairQueue[W] = FairQueue()
         self._passed_over = 0
@@ -156,6 +159,8 @@ class PlaceScheduler(Generic[W]):
     def _count(self, places: int, now: float) -> None:
         self.open += places
         self._turnover.changed(self.open, now)
+        if self.on_change is not None:
+            self.on_change(now, self.open, max(0, -places))
 
     def _choose(self, now: float) -> FairQueue[W] | None:
         """The queue whose turn it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
@@ -113,6 +114,10 @@ class LocalPlaces:
     def limit(self, most: int | None, queue: int) -> None:
         self._scheduler.most, self._scheduler.queue = most, queue
         self._serve_queue()  # there may be more places now
+
+    def watch(self, on_change: Callable[[float, int, int], None]) -> None:
+        """See `PlaceScheduler.on_change`."""
+        self._scheduler.on_change = on_change
 
     @property
     def open(self) -> int:

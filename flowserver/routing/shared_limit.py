@@ -34,10 +34,10 @@ class SharedLimit:
     def adapt(self, queue: int | None) -> None:
         self._queue = queue
 
-    def first_tokens(self, open_: int, samples: Sequence[Sequence[Any]]) -> None:
+    def first_tokens(self, samples: Sequence[Sequence[Any]]) -> None:
         """Each is an `adaptive_places.Sample`, as a list from JSON."""
         for kind, now, seconds in samples:
-            self.learned.first_token(now, kind, seconds, open_)
+            self.learned.first_token(now, kind, seconds)
 
     def overloaded(self, open_: int, now: float, began_at: float) -> None:
         self.learned.refused(now, began_at, open_ - 1)

@@ -200,11 +200,12 @@ class SharedProvider:
         decreases, before = adaptive.decreases.copy(), adaptive.places
         if event == "adapt":
             self._is_adaptive = True
+            self._scheduler.on_change = adaptive.learned.count
             adaptive.adapt(*given)
         elif not self._is_adaptive:  # a worker with the previous configuration
             return
         elif event == "first_tokens":
-            adaptive.first_tokens(self._scheduler.open, *given)
+            adaptive.first_tokens(*given)
         else:
             adaptive.overloaded(self._scheduler.open, *given)
         member.decreases.update(adaptive.decreases)

@@ -51,7 +51,8 @@ class Site:
     def _fill(self) -> None:
         while self.open < min(self.limit.limit, self.demand):
             self.open += 1
-            kind = self._random.randrange(len(self.prompts))
+            self.limit.count(self.now, self.open)
+            kind = 2 * self._random.randrange(len(self.prompts))
             if self._running < self.places:
                 self._start(self.now, kind)
             elif len(self._waiting) < self.queue:
@@ -62,21 +63,25 @@ class Site:
 
     def _start(self, began: float, kind: int) -> None:
         self._running += 1
-        first = self.prompts[kind] * self._random.uniform(0.8, 1.25)
-        self._after(first, lambda: self.limit.first_token(self.now, kind, self.now - began, self.open))
+        first = self.prompts[kind // 2] * self._random.uniform(0.8, 1.25)
+        self._after(first, lambda: self.limit.first_token(self.now, kind, self.now - began))
         self._after(first + self.rest * self._random.uniform(0.5, 1.5), self._end)
 
     def _end(self) -> None:
         self._running -= 1
-        self.open -= 1
+        self._leave()
         self.served += 1
         while self._waiting and self._running < self.places:
             self._start(*self._waiting.popleft())
 
     def _refuse(self, began: float) -> None:
-        self.open -= 1
         self.refused += 1
-        self.limit.refused(self.now, began, self.open)
+        self.limit.refused(self.now, began, self.open - 1)
+        self._leave()
+
+    def _leave(self) -> None:
+        self.open -= 1
+        self.limit.count(self.now, self.open, 1)
 
     def _after(self, seconds: float, call: Callable[[], None]) -> None:
         heapq.heappush(self._due, (self.now + seconds, next(self._numbers), call))
@@ -100,7 +105,8 @@ def test_a_long_prompt_is_no_delay() -> None:
     for number in range(3000):
         now += 0.05
         long = number % 3 == 0
-        learned.first_token(now, long, 8.0 if long else 0.2, learned.limit)
+        learned.count(now, learned.limit, 1)
+        learned.first_token(now, 2 * long, 8.0 if long else 0.2)
     assert learned.decreases[SLOW] == 0
     assert learned.limit > FIRST
 
@@ -110,7 +116,8 @@ def test_a_few_that_hang_are_no_delay() -> None:
     now = 0.0
     for number in range(2000):
         now += 0.05
-        learned.first_token(now, 1, 30.0 if number % 12 == 7 else 0.2, learned.limit)
+        learned.count(now, learned.limit, 1)
+        learned.first_token(now, 1, 30.0 if number % 12 == 7 else 0.2)
     assert learned.decreases[SLOW] == 0
 
 
@@ -142,11 +149,64 @@ def test_a_slower_provider_is_no_busier_one() -> None:
     assert site.goodput(60) > 0.7
 
 
+def test_few_first_tokens_per_second_suffice() -> None:
+    """Twelve places of six seconds each: two first tokens per second."""
+    site = Site(12, 12, prompts=(0.8,), rest=5.2)
+    site.run(20)
+    for places in (6, 12, 24, 12):
+        site.places = places
+        site.run(10)
+        assert 0.8 * places < site.limit.limit < 2.2 * places, places
+        assert site.goodput(30) > 0.88, places
+    assert site.refused < 0.05 * site.served
+
+
+def test_it_finds_a_large_provider_within_seconds() -> None:
+    site = Site(120, 120)
+    site.run(6)
+    assert site.limit.limit >= 100
+
+
+@pytest.mark.parametrize("prompts", [(0.3,), (0.1, 0.1, 0.4, 2.5)])
+def test_waiting_near_the_capacity_does_not_become_usual(prompts: tuple[float, ...]) -> None:
+    site = Site(20, 60, prompts=prompts)
+    for _ in range(60):
+        site.run(20)
+        assert site.limit.limit < 2 * site.places
+    assert site.goodput(60) > 0.93
+
+
+def test_those_that_waited_for_a_capacity_that_is_back_are_no_overload() -> None:
+    site = Site(20, 20, prompts=(0.8,), rest=5.0)
+    site.run(30)
+    site.places = 10
+    site.run(20)
+    before = site.limit.limit
+    decreases = site.limit.decreases[SLOW]
+    site.places = 20
+    site.run(3)
+    assert site.limit.decreases[SLOW] == decreases
+    assert site.limit.limit >= before
+
+
+def test_a_new_connection_is_no_new_kind() -> None:
+    """All that is known of requests over new connections is how long those over kept ones take."""
+    learned = AdaptiveLimit()
+    now = busy(learned, 5, 0.0)
+    before = learned.limit
+    for _ in range(100):
+        now += 0.02
+        learned.count(now, before, 1)
+        learned.first_token(now, 0, 5.0)
+    assert learned.decreases[SLOW] > 0
+
+
 def busy(limit: AdaptiveLimit, seconds: float, now: float, under_way: int | None = None) -> float:
     """First tokens in time, fifty in a second. `under_way` None: as many as the limit allows."""
     for _ in range(int(seconds * 50)):
         now += 0.02
-        limit.first_token(now, 1, 0.2, limit.limit if under_way is None else under_way)
+        limit.count(now, limit.limit if under_way is None else under_way, 1)
+        limit.first_token(now, 1, 0.2)
     return now
 
 
@@ -169,7 +229,7 @@ def test_the_places_of_refused_requests_are_not_filled_at_once() -> None:
     others = round(before * 0.6)
     learned.refused(now, now - 0.1, others)
     assert learned.limit == others
-    learned.first_token(now + 0.1, 1, 0.2, others)
+    learned.first_token(now + 0.1, 1, 0.2)
     assert learned.limit == others + 1
 
 
@@ -200,19 +260,20 @@ def test_one_refusal_while_little_is_asked_takes_a_tenth() -> None:
     assert learned.limit >= int(0.9 * before) - 1
 
 
-samples = st.tuples(
-    st.just("sample"), st.floats(0, 5), st.integers(0, 3), st.floats(0, 1e4, allow_nan=False), st.integers(0, 20_000)
-)
+counts = st.tuples(st.just("count"), st.floats(0, 5), st.integers(0, 20_000), st.integers(0, 3))
+samples = st.tuples(st.just("sample"), st.floats(0, 5), st.integers(0, 3), st.floats(0, 1e4, allow_nan=False))
 refusals = st.tuples(st.just("refusal"), st.floats(0, 5), st.floats(0, 100), st.integers(-1, 20_000))
 
 
-@given(st.lists(st.one_of(samples, refusals), max_size=300))
+@given(st.lists(st.one_of(counts, samples, refusals), max_size=300))
 def test_it_stays_within_its_bounds_whatever_it_hears(events: list[tuple[object, ...]]) -> None:
     learned = AdaptiveLimit()
     now = 100.0
     for kind, passed, *rest in events:
         now += passed  # type: ignore[operator]
-        if kind == "sample":
+        if kind == "count":
+            learned.count(now, *rest)  # type: ignore[arg-type]
+        elif kind == "sample":
             learned.first_token(now, *rest)  # type: ignore[arg-type]
         else:
             age, under_way = rest

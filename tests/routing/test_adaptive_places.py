@@ -193,16 +193,14 @@ def test_samples_are_told_together_and_refusals_at_once() -> None:
 def test_samples_of_all_workers_make_the_limit_grow() -> None:
     made = group()
     limits = []
-    requests = []
-    now = 0.0
     for turn in range(60):
         for worker in made.workers:
-            requests.append(Request(worker).ask())
+            Request(worker).ask()
             made.settle()
             for _ in range(4):
-                now += 0.01
-                worker.share.adaptation.first_token(now, 7, 0.1)
-            worker.share.adaptation.sweep(now)
+                made.clock.now += 0.05
+                worker.share.adaptation.first_token(made.clock.now, 7, 0.1)
+            worker.share.adaptation.sweep(made.clock.now)
         made.settle()
         limits.append(made.workers[turn % 3].share.adaptation.limit)
     assert limits[-1] > 2 * FIRST

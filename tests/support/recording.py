@@ -340,7 +340,8 @@ def target(
         deadlines=deadlines or Deadlines(first_byte=None, idle=None, body=None, total=None),
         places=places,
     )
-    host.adapt_by(LocalAdaptation(places))
+    if isinstance(places, LocalPlaces):
+        host.adapt_by(LocalAdaptation(places))
     return host
 
 
