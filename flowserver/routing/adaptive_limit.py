@@ -199,13 +199,14 @@ class AdaptiveLimit:
         """Samples of the last window."""
         self._late = 0.0
         """The median of how late they were."""
-        self._before: list[_Sample] = []
         self._late_before = 0.0
         """The same at the last decrease."""
         self._round: list[_Sample] = []
         """Those of requests that began with the current limit."""
         self._needed = _FIRST_ROUND
         """How many of them end the round."""
+        self._before: list[_Sample] = []
+        """The last of earlier rounds: a round of one or two samples does not decide alone."""
         self._changed_at = -math.inf
         self._capacity = 0.0
         """The requests that the provider served when it was late for the last time; 0: it never was."""

@@ -204,3 +204,16 @@ def test_it_is_the_tenant_s_own_doing_when_it_has_its_share_of_the_queue() -> No
     provider.ask()
     untold = Claim()
     assert not provider.scheduler.refusal(untold, 0.0).is_own, "without tenants it is the provider's"
+
+
+def test_an_observer_is_told_what_is_open_and_what_has_ended() -> None:
+    provider = Provider(1)
+    scheduler = provider.scheduler
+    told: list[tuple[float, int, int]] = []
+    scheduler.on_change = lambda now, places, ended: told.append((now, places, ended))
+    assert provider.ask("a1", "b1") == ["a1"]
+    scheduler.release("a", 0, is_batch=False, now=2.0)
+    assert scheduler.take(2.0) is not None
+    scheduler.hold(3, 5.0)
+    scheduler.hold(-2, 6.0)
+    assert told == [(0.0, 1, 0), (2.0, 0, 1), (2.0, 1, 0), (5.0, 4, 0), (6.0, 2, 2)]
