@@ -59,7 +59,7 @@ SCENARIOS = (
     Scenario("50 places, mixed prompts", Capacity(50, 30, 0.1, 0.15, 3.0), 250, (300, 1000, 3000, 15000)),
     Scenario("12 places, slow", Capacity(12, 12, 0.6, 0.1, 5.0), 70, (300, 4000)),
     Scenario("30 places, early heads", Capacity(30, 15, 0.5, 0.05, 1.5, early_head=True), 150, (300, 8000)),
-    Scenario("90 places, quick", Capacity(90, 60, 0.15, 0.02, 4.0), 400, (500, 2000, 9000)),
+    Scenario("90 places, quick", Capacity(90, 60, 0.15, 0.02, 4.0), 260, (500, 2000, 9000)),
     Scenario("16 places, long tail", Capacity(16, 16, 0.4, 0.0, 3.0, spread=0.9), 90, shares=(1, 2, 1, 0.5, 1)),
 )
 
