@@ -67,8 +67,10 @@ FEW = 500
 Python's free lists, which otherwise keep memory from being returned once a load is gone: 8 MB after 2,000 HTTP/2
 connections."""
 _COUNTED = object()
+CUT_SLICE = 0.004
+"""Seconds of an iteration of the event loop in which streams are ended."""
 CUTS = 64
-"""Streams that are ended in one iteration of the event loop: some ten milliseconds."""
+"""Most streams that are ended before memory is measured again."""
 
 
 def share_of(config: Config, workers: int, warn: Callable[[str], None]) -> int:
@@ -147,6 +149,8 @@ class MemoryWatch:
         self._counted_at = 0.0
         self._counting: Iterator[None] | None = None
         """A count under way."""
+        self._cutting: Iterator[None] | None = None
+        """Cuts under way."""
         self._cut_at = 0.0
         self._full_since = 0.0
         """Since when all requests are refused because of used memory."""
@@ -197,14 +201,11 @@ class MemoryWatch:
             if self.budget.level >= Level.NO_BATCH:
                 self._close_idle(now)
             if self.budget.level is Level.CUTTING and now - self._cut_at >= CUT_INTERVAL:
-                self._cut_at = now
-                self._cut(self.budget.excess)
+                self._begin_cutting(now, lambda: self.budget.excess)
             elif not self.budget.must_free:
                 self._full_since = now
             elif now - self._cut_at >= TRIM_INTERVAL:  # time for malloc to return memory
-                self._cut_at = now
-                only_batch = now - self._full_since < STUCK
-                self._cut(self.budget.used - self.budget.mark(Level.NO_BATCH) - self._idle_freed, only_batch=only_batch)
+                self._begin_cutting(now, self._stuck, only_batch=now - self._full_since < STUCK)
         finally:
             if self._began:
                 self._timer = self._loop.call_later(self.budget.next_look(), self._look_and_act)
@@ -357,18 +358,42 @@ class MemoryWatch:
         if closed:
             self._trim_after = TRIM_INTERVAL
 
-    def _cut(self, excess: int, *, only_batch: bool = False) -> None:
-        """End the streams that hold most and move least, the worst first, until `excess` bytes are free; `only_batch`:
-        only those of class batch."""
+    def _stuck(self) -> int:
+        """Bytes that keep all requests from being served."""
+        return self.budget.used - self.budget.mark(Level.NO_BATCH) - self._idle_freed
+
+    def _begin_cutting(self, now: float, excess: Callable[[], int], *, only_batch: bool = False) -> None:
+        self._cut_at = now
+        if self._cutting is None:
+            self._cutting = self._cut(excess, only_batch=only_batch)
+            self._go_on_cutting()
+
+    def _go_on_cutting(self) -> None:
+        """Cut in slices: a stream takes up to 1 ms, most of it in the kernel."""
+        steps, self._cutting = self._cutting, None
+        if steps is None or not self._began:
+            return
+        until = time.monotonic() + CUT_SLICE
+        for _ in steps:
+            if time.monotonic() >= until:
+                self._cutting = steps
+                self._loop.call_soon(self._go_on_cutting)
+                break
+        self._cut_at = time.monotonic()
+
+    def _cut(self, excess: Callable[[], int], *, only_batch: bool) -> Iterator[None]:
+        """End the streams that hold most and move least, the worst first, until `excess` bytes are free, in steps;
+        `only_batch`: only those of class batch."""
         holdings: list[Holding[Exchange]] = []
-        for _ in self._account(time.monotonic(), holdings):
-            pass
+        yield from self._account(time.monotonic(), holdings)
         self._look()
         if only_batch:
             holdings = [each for each in holdings if each.holder.account.traffic_class is BATCH]
-        for exchange in worst_first(holdings, excess, FILLED_STREAM + self._kernel_share)[:CUTS]:
-            self.figures.cuts += 1
-            exchange.cut(OUT_OF_MEMORY)
+        for exchange in worst_first(holdings, excess(), FILLED_STREAM + self._kernel_share)[:CUTS]:
+            if not exchange.is_over:
+                self.figures.cuts += 1
+                exchange.cut(OUT_OF_MEMORY)
+                yield
 
     @property
     def _kernel_share(self) -> int:
