@@ -172,9 +172,7 @@ def _heads() -> Iterator[Trick]:
         how = ", each with its own traceparent" if traced else ""
         fields = [_request_fields(traced=traced) for _ in range(SAMPLES)]
         raws = [_h1_request(each) for each in fields]
-        yield Trick(
-            f"remembered request heads{how}", ANSWER, partial(_remembered, raws), partial(_each, parse_head, raws)
-        )
+        yield Trick(f"remembered request heads{how}", ANSWER, partial(_remembered, raws), partial(_each, _parsed, raws))
         encoder = hpack.Encoder()
         blocks = [encoder.encode([*_PSEUDO, *each]) for each in fields]
         yield Trick(
@@ -191,14 +189,22 @@ def _h1_request(fields: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def _remembered(raws: list[bytes]) -> None:
-    """As a client's connection reads the heads of its requests."""
-    known: RepeatedHead | None = None
+    """As a client's connection reads the heads of its requests, and then which fields it passes on."""
+    known: RepeatedHead | None = RepeatedHead(raws[0], _parsed(raws[0]))
     for raw in raws:
         head = known.read(raw) if known is not None else None
         if head is None:
-            parsed = parse_head(raw)
-            assert isinstance(parsed, RequestHead)
-            known = RepeatedHead(raw, parsed)
+            known = None
+            _parsed(raw)
+        else:
+            assert head.passing
+
+
+def _parsed(raw: bytes) -> RequestHead:
+    head = parse_head(raw)
+    assert isinstance(head, RequestHead)
+    assert head.passing
+    return head
 
 
 def _decoded(decoder: type[hpack.Decoder], blocks: list[bytes]) -> None:
