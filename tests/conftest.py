@@ -9,11 +9,15 @@ import gc
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 
+import hypothesis
 import pytest
 import trustme
 import uvloop
 
 from tests.support.lab import Lab
+
+hypothesis.settings.register_profile("flowserver", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("flowserver")
 
 
 def pytest_asyncio_loop_factories(
