@@ -128,6 +128,13 @@ OUT_OF_MEMORY = RelayError(
     EndReason.MEMORY,
     retry_after=1,
 )
+FAULT = RelayError(
+    500,
+    "relay_fault",
+    "This relay failed to send the request to a provider. Its log says why; please report it.",
+    Party.RELAY,
+    EndReason.REFUSED,
+)
 UNREADABLE = RelayError(
     429,
     "insufficient_quota",

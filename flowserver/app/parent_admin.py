@@ -14,7 +14,7 @@ from ..downstream.context import ListenerContext
 from ..downstream.listener import Listener
 from ..downstream.listening import address_of
 from ..flow.memory_budget import Level
-from ..flow.turns import Turns
+from ..flow.turns import READING, Turns
 from ..net.hangup import EpollHangups
 from ..relay.uploads import Uploads
 from ..telemetry.admin import Admin
@@ -120,7 +120,7 @@ class ParentAdmin:
             uploads=Uploads(
                 config.max_uploads, clock=time.monotonic, later=loop.call_soon, busy_timeout=config.body_timeout
             ),
-            turns=Turns(time.monotonic, loop.call_soon),
+            turns=Turns(READING, time.monotonic, loop.call_soon),
         )
 
     async def start(self, listening: socket.socket | None, control: socket.socket | None) -> None:

@@ -28,7 +28,7 @@ from ..downstream.listener import Listener
 from ..downstream.listening import address_of
 from ..flow.loop_delay import LoopDelay
 from ..flow.memory_budget import UNBOUNDED, UNLIMITED, Level
-from ..flow.turns import Turns
+from ..flow.turns import READING, STARTING, Turns
 from ..net.hangup import EpollHangups
 from ..relay.account import AccountSettings
 from ..relay.context import Abandoned, ExchangeContext
@@ -126,8 +126,9 @@ class Relay:
             busy_timeout=config.body_timeout,
             memory=self._memory,
         )
-        self.turns = Turns(time.monotonic, self._loop.call_soon)
+        self.turns = Turns(READING, time.monotonic, self._loop.call_soon)
         """Of clients: /healthz does not wait behind them."""
+        self._starts = Turns(STARTING, time.monotonic, self._loop.call_soon, within=self.turns)
         self.metrics.uploads = self._uploads
         topology = self._topology = load_topology(config, environ) if part is None else part.topology
         self._breakers = BreakerWatch(log)
@@ -363,6 +364,7 @@ class Relay:
             wall_clock=time.time,
             memory=self._memory,
             overload=self.overload,
+            turns=self._starts,
         )
 
     def _build_overload(self) -> OverloadGate | None:
@@ -373,7 +375,7 @@ class Relay:
         return OverloadGate(
             OverloadSettings(target, interval) if target is not None else None,
             LoopDelay(time.monotonic, self._loop.call_soon, self._loop.call_later),
-            self.turns.take_longest_wait,
+            lambda: max(self.turns.take_longest_wait(), self._starts.take_longest_wait()),
             self._memory,
             random=random.random,
             changed=self._log.overload_changed,
@@ -453,7 +455,7 @@ class Relay:
             clock=time.monotonic,
             hangups=self._hangups,
             uploads=self._uploads,
-            turns=self.turns if connections is not None else Turns(time.monotonic, self._loop.call_soon),
+            turns=self.turns if connections is not None else Turns(READING, time.monotonic, self._loop.call_soon),
             h2_totals=self.metrics.h2,
             connections=OpenConnections() if connections is None else connections,
             memory=UNLIMITED if connections is None else self._memory,

@@ -38,7 +38,7 @@ FIN_FOLLOWS = 0.01
 """Seconds from the end of a request within which a FIN belongs to it: some programs close their sending side to mark
 the end of what they send, and wait for the answer."""
 FIN_MAY_FOLLOW = 0.1
-"""The same for a request that has to wait for its turn, since then the event loop is busy."""
+"""The same while requests have to wait for their turn, since then the event loop is busy."""
 FIN_GRACE = 3.0
 """Seconds that such a client has for its answer: it can't be distinguished from one that has left."""
 
@@ -84,7 +84,8 @@ class DownstreamH1(SharedReads):
         self.client = client
         self._reader = HeadReader()
         self._known: RepeatedHead | None = None
-        """The last head; None: it was the first, which may be the only one, or it is not plain, or has no length."""
+        """The second head, as long as all others equal it; None: they do not, it is not plain, or has no length. The
+        first may be the only one."""
         self.stream: H1Stream | None = None
         self.must_close = False
         """Whether the next response is the last of this connection."""
@@ -172,11 +173,11 @@ class DownstreamH1(SharedReads):
         is_whole = stream.request_whole if stream is not None else bool(self._pipelined)
         if self._is_tls or not is_whole:
             return False
-        return (
-            self._waits_for_turn
-            or self._context.settings.serves_half_closed
-            or self._context.clock() - self._since < FIN_FOLLOWS
-        )
+        if self._waits_for_turn or self._context.settings.serves_half_closed:
+            return True
+        now = self._context.clock()
+        is_busy = now - self._context.turns.waited_at < FIN_MAY_FOLLOW
+        return now - self._since < (FIN_MAY_FOLLOW if is_busy else FIN_FOLLOWS)
 
     def _grace_is_over(self, now: float) -> bool:
         since = self._half_closed_at
@@ -432,7 +433,7 @@ class DownstreamH1(SharedReads):
         request = read_request(raw)
         if not isinstance(request, RelayError):
             head, message = request
-            repeats = self._served > 0 and isinstance(message, PlainMessage) and head.content_length is not None
+            repeats = self._served == 1 and isinstance(message, PlainMessage) and head.content_length is not None
             self._known = RepeatedHead(raw, head) if repeats else None
         return request
 

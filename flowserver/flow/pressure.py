@@ -23,12 +23,12 @@ class Pressure:
     """The controller. `level` is 0 while nothing is refused. From 0 to 1 a growing share of what gives way first is
     refused, from 1 to 2 also of what comes next, and so on."""
 
-    __slots__ = ("_ceiling", "_delay", "_easy", "_hard", "_steered_at", "level")
+    __slots__ = ("_ceiling", "_delay", "_easy", "_steered_at", "hard", "level")
 
     def __init__(self, *, easy: float, hard: float) -> None:
         """The target delays in seconds: `easy` in the first step, `hard` beyond."""
         self._easy = easy
-        self._hard = hard
+        self.hard = hard
         self._ceiling = 16 * hard
         """Longer delays count as this: they reflect how many wait rather than the overload.
         """
@@ -50,7 +50,7 @@ class Pressure:
         change = PROPORTIONAL * (delay - self._delay)
         self._delay = delay
         is_hard = self.level > 1 or (self.level == 1 and delay > self._easy)
-        doublings = log2(max(delay, _SHORTEST) / (self._hard if is_hard else self._easy))
+        doublings = log2(max(delay, _SHORTEST) / (self.hard if is_hard else self._easy))
         change += INTEGRAL * lapse * max(-MOST_DOUBLINGS, min(MOST_DOUBLINGS, doublings))
         low, high = (1.0, float(steps)) if is_hard else (0.0, 1.0)
         self.level = min(high, max(low, self.level + change))

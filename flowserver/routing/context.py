@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from ..flow.memory_budget import UNLIMITED, MemoryBudget
+from ..flow.turns import Turns
 from ..relay.interfaces import Clock
 from .candidates import ByLoad
 from .first_token import FirstTokenContext
@@ -37,6 +38,8 @@ class RoutingContext:
     random: Callable[[], float]
     pseudonym: bytes
     first_token: FirstTokenContext
+    turns: Turns
+    """Where requests wait before they are sent."""
     wall_clock: Clock = lambda: 0.0
     """Seconds since the epoch."""
     memory: MemoryBudget = UNLIMITED

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, cast
 
-from ..errors import NO_WEBSOCKET, EndReason, RelayError
+from ..errors import FAULT, NO_WEBSOCKET, EndReason, RelayError
 from ..flow.drain_rate import DrainRate
 from ..http.messages import RequestHead, ResponseHead
 from ..quota.traffic_class import BATCH
@@ -38,7 +38,7 @@ _RELEASED: Final = ReplayState.RELEASED
 
 
 class Dispatcher(HostChoice):
-    """A `relay.interfaces.RoutedStream` over one or more attempts."""
+    """A `relay.interfaces.RoutedStream` over one or more attempts, and a `flow.turns.Turn`."""
 
     __slots__ = (
         "_asked",
@@ -382,15 +382,42 @@ class Dispatcher(HostChoice):
     # --- may it start? ----------------------------------------------------------------------------------------------
 
     def _on_identified(self, error: RelayError | None) -> None:
-        gate, account = self._context.overload, self._account
-        if gate is not None and error is None and not account.is_preflight:
-            is_large = (self._request.content_length or 0) > LARGE
-            error = gate.refusal(account.traffic_class, account.tenant, self._started_at, is_large=is_large)
+        """Go on now, or in turn. Batch is refused before it waits, not behind others that are served."""
+        turns, clock = self._context.turns, self._context.clock
+        if error is None and not turns.is_free and self._account.traffic_class is BATCH:
+            error = self._overload_error()
+        if error is not None:
+            self._fail(error)
+        elif turns.is_free:
+            began = clock()
+            self._admit()
+            turns.spend(clock() - began)
+        else:
+            turns.wait(self)
+
+    def take_turn(self) -> bool:
+        if self.state is not _ENDED:
+            self._admit(is_again=True)
+        return False
+
+    def abort(self) -> None:
+        self._fail(FAULT)
+
+    def _admit(self, *, is_again: bool = False) -> None:
+        error = self._overload_error(is_again=is_again)
         if error is not None:
             self._fail(error)
             return
         self._is_identified = True
         self._proceed()
+
+    def _overload_error(self, *, is_again: bool = False) -> RelayError | None:
+        """Why it may not start now; `is_again`: after its wait."""
+        gate, account = self._context.overload, self._account
+        if gate is None or account.is_preflight:
+            return None
+        is_large, now = (self._request.content_length or 0) > LARGE, self._context.clock()
+        return gate.refusal(account.traffic_class, account.tenant, now, is_large=is_large, is_again=is_again)
 
     def _proceed(self) -> None:
         """Choose a route, once the tenant and the content of the request are known."""
@@ -436,7 +463,7 @@ class Dispatcher(HostChoice):
         if route.traffic_class is BATCH is not account.traffic_class:
             account.lower_class(BATCH)
             gate = self._context.overload
-            if gate is not None and (error := gate.refusal_as_batch()) is not None:
+            if gate is not None and (error := gate.refusal_as_batch(self._context.clock())) is not None:
                 return error
         if route.affinity is not None:
             self._preference = route.affinity.preference(self._request, account, self._replay.pieces)

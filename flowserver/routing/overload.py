@@ -1,15 +1,16 @@
 """Refuses requests while the relay itself is overloaded. No I/O.
 
 The signal is queueing delay: how long input waits for the event loop, and requests for their turn. When even the
-shortest delay of an interval is above the target (CoDel, RFC 8289), a share of the requests is refused, which grows and
-shrinks with the delay: first of class batch, then of tenants that use more than their share, then, if the overload
-lasts, of all. Requests are also refused by the level of memory.
+shortest delay of an interval is above the target (CoDel, RFC 8289), or any delay soon after an overload, a share of the
+requests is refused, which grows and shrinks with the delay: first of class batch, then of tenants that use more than
+their share, then, if the overload lasts, of all. Requests are also refused by the level of memory.
 
 Each process has its own gate, since it has its own event loop.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from ..flow.codel import StandingDelay
 from ..flow.loop_delay import LoopDelay
 from ..flow.memory_budget import MemoryBudget
 from ..flow.pressure import Pressure
+from ..flow.readmission import Readmission
 from ..quota.tenants import Tenant
 from ..quota.traffic_class import BATCH, INTERACTIVE, TrafficClass
 from .tenant_shares import TenantShares
@@ -36,6 +38,14 @@ MOST = 0.95
 PATIENCE = 3.0
 """Seconds that an overload lasts before requests are refused that are neither of class batch nor above their tenant's
 share. Most bursts, as of clients that all connect again, are over by then."""
+
+ALERT = 60.0
+"""Seconds after an overload, or after memory was short, in which the next overload is noticed at the first delay above
+a quarter of the target: whoever was kept out comes in at once then, more than can be started in CoDel's interval."""
+
+RETURN = 5.0
+"""Seconds after an overload, after memory was short, or after this was needed, in which batch comes back at a rate that
+grows."""
 
 _BATCH, _ABOVE, _ALL = range(3)
 GIVE_WAY = ("batch", "above_share", "all")
@@ -70,9 +80,11 @@ class OverloadGate:
     """Decides on each request as soon as its tenant is known."""
 
     __slots__ = (
+        "_alert_until",
         "_began_at",
         "_changed",
         "_interval",
+        "_limited_until",
         "_look_at",
         "_loop_delay",
         "_memory",
@@ -80,6 +92,7 @@ class OverloadGate:
         "_pressed_at",
         "_pressure",
         "_random",
+        "_readmission",
         "_refused_before",
         "_standing",
         "_tenants",
@@ -116,9 +129,13 @@ class OverloadGate:
         self._tenants = TenantShares()
         self._look_at = float("inf") if settings is None else 0.0
         """From when on the next request triggers a measurement."""
+        self._alert_until = -math.inf
+        self._limited_until = -math.inf
+        """Until when batch comes in at a rate that grows."""
+        self._readmission = Readmission()
         self._began_at = 0.0
         self._pressed_at = 0.0
-        """When the pressure was last above 0."""
+        """When the pressure was last above 0, or the rate too high."""
         self._most: Shares = (0.0, 0.0, 0.0)
         self._refused_before = 0
         self.is_overloaded = False
@@ -131,28 +148,45 @@ class OverloadGate:
     # --- requests --------------------------------------------------------------------------------------------------
 
     def refusal(
-        self, traffic_class: TrafficClass, tenant: Tenant | None, now: float, *, is_large: bool = False
+        self,
+        traffic_class: TrafficClass,
+        tenant: Tenant | None,
+        now: float,
+        *,
+        is_large: bool = False,
+        is_again: bool = False,
     ) -> RelayError | None:
         """Why a request of this class may not start now; None: it may. `tenant` None: there are none, and all requests
-        count as one's. `is_large`: its body is announced with more than LARGE."""
+        count as one's. `is_large`: its body is announced with more than LARGE. `is_again`: it could have started a
+        while ago."""
         if now >= self._look_at:
             self._look_at = now + BETWEEN_LOOKS
             self._loop_delay.measure(self._observe)
-        if not self.is_overloaded and self.memory_level < TIGHT:
-            return None
-        error = self._refusal_by_memory(traffic_class, is_large=is_large)
-        if error is not None or not self.is_overloaded:
-            return error
-        return self._refusal_by_delay(traffic_class, tenant)
-
-    def refusal_as_batch(self) -> RelayError | None:
-        """The same for an admitted request that turns out to be of class batch."""
-        if not self.is_overloaded and self.memory_level < TIGHT:
-            return None
-        error = self._refusal_by_memory(BATCH)
-        if error is None and self._is_hit(self.shares[_BATCH]):
-            error = self._refuse(BATCH, _BATCH)
+        error = None
+        if self.is_overloaded or self.memory_level >= TIGHT:
+            self._limited_until = now + RETURN
+            error = self._refusal_by_memory(traffic_class, is_large=is_large)
+            if error is None and self.is_overloaded:
+                error = self._refusal_by_delay(traffic_class, tenant)
+        if error is None and traffic_class is BATCH and not is_again:
+            error = self._refusal_by_rate(now)
         return error
+
+    def refusal_as_batch(self, now: float) -> RelayError | None:
+        """The same for an admitted request that turns out to be of class batch."""
+        error = None
+        if self.is_overloaded or self.memory_level >= TIGHT:
+            error = self._refusal_by_memory(BATCH)
+            if error is None and self._is_hit(self.shares[_BATCH]):
+                error = self._refuse(BATCH, _BATCH)
+        return error or self._refusal_by_rate(now)
+
+    def _refusal_by_rate(self, now: float) -> RelayError | None:
+        if self._readmission.admits(now, is_limited=now < self._limited_until):
+            return None
+        self._limited_until = now + RETURN
+        self._pressed_at = now
+        return self._refuse(BATCH, _BATCH)
 
     def _refusal_by_memory(self, traffic_class: TrafficClass, *, is_large: bool = False) -> RelayError | None:
         level, gives_way = self.memory_level, traffic_class is BATCH or is_large
@@ -198,6 +232,10 @@ class OverloadGate:
     def _observe(self, delay: float, now: float) -> None:
         self.delay = delay = max(delay, self._waited())
         stands = self._standing.observe(delay, now)
+        if self.is_overloaded or self.memory_level >= TIGHT:
+            self._alert_until = now + ALERT
+        if delay > self._pressure.hard and now < self._alert_until:
+            stands = True
         if self.is_overloaded:
             self._steer(delay, now)
         elif stands:

@@ -10,7 +10,7 @@ import pytest
 
 from flowserver.downstream.h1 import FIN_FOLLOWS, FIN_MAY_FOLLOW
 from flowserver.errors import EndReason
-from flowserver.flow.turns import SLICE, Turns
+from flowserver.flow.turns import READING, Turns
 from flowserver.net.shared_read import READ_SIZE
 
 from ..support.dialogue import Client, Provider, Relay
@@ -23,9 +23,9 @@ class BusyRelay(Relay):
     def __init__(self, *, serves_half_closed: bool = False) -> None:
         super().__init__(serves_half_closed=serves_half_closed)
         self._soon: list[Callable[[], None]] = []
-        self.turns = Turns(self.clock, self._soon.append)
+        self.turns = Turns(READING, self.clock, self._soon.append)
         self.context = replace(self.context, turns=self.turns)
-        self.turns.spend(SLICE)
+        self.turns.spend(READING)
 
     def pair(self, *, tls: bool = False) -> tuple[Client, Provider]:
         return self.client(tls=tls), self.provider()
@@ -94,6 +94,20 @@ def test_one_that_shuts_its_side_meanwhile_is_answered() -> None:
     assert client.end == "closed"
 
 
+@pytest.mark.parametrize(("after", "is_answered"), [(0.5 * FIN_MAY_FOLLOW, True), (FIN_MAY_FOLLOW, False)])
+def test_one_that_shuts_its_side_while_others_wait_is_answered_too(after: float, is_answered: bool) -> None:
+    """Its own request has begun, but perhaps it waits to be sent, and in a long iteration the FIN is read late."""
+    relay = BusyRelay()
+    client, provider = relay.pair()
+    client.says(GET)
+    relay.iterate()
+    relay.turns.note_wait(relay.clock.now)
+    relay.clock.advance(after)
+    client.shuts()
+    provider.says(WHOLE)
+    assert heard(client).whole == is_answered
+
+
 def test_one_that_shuts_its_side_much_later_has_given_up() -> None:
     relay = BusyRelay()
     client, provider = relay.pair()
@@ -139,12 +153,12 @@ def test_one_that_leaves_meanwhile_is_not_served() -> None:
 def test_one_that_waits_is_not_idle() -> None:
     relay = BusyRelay()
     client, provider = relay.pair()
-    relay.turns.spend(-SLICE)
     client.says(GET)
+    relay.iterate()
     provider.says(WHOLE)
     assert heard(client).whole
     assert client.connection.idle_since < math.inf
-    relay.turns.spend(SLICE)
+    relay.turns.spend(READING)
     client.says(GET)
     assert client.connection.idle_since == math.inf
     relay.context.drain.has_begun = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flowserver.downstream.h2_stream import FRESH
-from flowserver.flow.turns import SLICE
+from flowserver.flow.turns import READING
 
 from ..support import h2_frames as frames
 from ..support.h2_dialogue import H2Client, Room
@@ -23,7 +23,7 @@ def client(room: Room) -> H2Client:
     client.asks()
     room.opened[0].answers(end=False)
     client.talk()
-    room.context.turns.spend(SLICE)
+    room.context.turns.spend(READING)
     return client
 
 

@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from flowserver.flow.turns import SLICE, Turns
+from flowserver.flow.turns import Turns
 
 from ..support.clock import FakeClock
+
+SLICE = 0.004
 
 
 class Connection:
@@ -38,7 +40,8 @@ class Loop:
         self.clock = FakeClock()
         self.started: list[str] = []
         self._soon: list[Callable[[], None]] = []
-        self.turns = Turns(self.clock, self._soon.append)
+        self.later = self._soon.append
+        self.turns = Turns(SLICE, self.clock, self.later)
 
     def connection(self, name: str, *, requests: int = 1, seconds: float = 0) -> Connection:
         return Connection(name, self.clock, self.started, requests=requests, seconds=seconds)
@@ -131,3 +134,37 @@ def test_one_that_fails_is_ended_and_the_others_go_on() -> None:
     assert broken.is_aborted
     assert loop.iterate() == ["b"]
     assert loop.turns.is_free
+
+
+def test_the_time_of_turns_within_is_not_counted_twice() -> None:
+    loop = Loop()
+    starting = Turns(SLICE, loop.clock, loop.later, within=loop.turns)
+    starting.spend(0.9 * SLICE)
+    loop.turns.spend(SLICE)
+    assert loop.turns.is_free
+    assert starting.is_free
+    loop.turns.spend(0.95 * SLICE)
+    assert not loop.turns.is_free
+
+
+def test_nor_is_it_in_a_turn() -> None:
+    loop = Loop()
+    starting = Turns(10 * SLICE, loop.clock, loop.later, within=loop.turns)
+
+    class Starting(Connection):
+        def take_turn(self) -> bool:
+            goes_on = super().take_turn()
+            starting.spend(0.9 * SLICE)
+            return goes_on
+
+    for name in "abcdef":
+        loop.turns.wait(Starting(name, loop.clock, loop.started, seconds=SLICE))
+    assert loop.iterate() == list("abcdef")
+
+
+def test_a_wait_within_is_known_outside() -> None:
+    loop = Loop()
+    starting = Turns(SLICE, loop.clock, loop.later, within=loop.turns)
+    assert loop.turns.waited_at < loop.clock.now
+    starting.wait(loop.connection("a"))
+    assert loop.turns.waited_at == loop.clock.now

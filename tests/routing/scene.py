@@ -7,6 +7,7 @@ from typing import Any
 
 from flowserver.errors import EndReason, Party, RelayError, upstream_error
 from flowserver.http.messages import RequestHead, ResponseHead
+from flowserver.quota.traffic_class import INTERACTIVE, TrafficClass
 from flowserver.relay.account import Account
 from flowserver.relay.interfaces import Clock, UpstreamEvents
 from flowserver.routing.circuit_breaker import BreakerState, CircuitBreaker
@@ -184,13 +185,19 @@ class Scene:
         )
 
     def ask(
-        self, body: bytes | None = None, *, whole: bool = True, path: str = "/v1/models"
+        self,
+        body: bytes | None = None,
+        *,
+        whole: bool = True,
+        path: str = "/v1/models",
+        traffic_class: TrafficClass = INTERACTIVE,
     ) -> tuple[Dispatcher, Events]:
         """`path` is what the account goes by: no API that is counted."""
         events = Events()
         self.upload = events.upload
         request = RequestHead(b"POST", b"/v1/chat", [(b"host", b"relay")], has_body=body is not None)
         self.account = account(path)
+        self.account.lower_class(traffic_class)
         events.dispatcher = dispatcher = Dispatcher(
             request, self.context, events, request_id=b"id-1", account=self.account, upload=events.upload
         )

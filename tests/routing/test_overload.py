@@ -5,12 +5,15 @@ The loop is a model (`support.busy_loop`), which serves 4,000 requests in a seco
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from flowserver.flow.loop_delay import LoopDelay
 from flowserver.flow.memory_budget import UNLIMITED, MemoryBudget
+from flowserver.flow.readmission import LEAST
 from flowserver.quota.traffic_class import BATCH, INTERACTIVE
-from flowserver.routing.overload import FULL, MOST, NO_BATCH, PATIENCE, OverloadGate
+from flowserver.routing.overload import ALERT, FULL, MOST, NO_BATCH, PATIENCE, TIGHT, OverloadGate
 
 from ..support.busy_loop import INTERVAL, SERVED, TARGET, BusyLoop, Source
 from ..support.clock import FakeClock
@@ -38,7 +41,7 @@ def test_a_burst_is_no_overload() -> None:
     people = Source(0.1 * MOST_SERVED)
     people.waiting.extend([loop.clock.now] * 600)  # 150 ms
     loop.run(2, people)
-    assert loop.longest_wait > 0.1
+    assert loop.longest_wait > 3 * TARGET
     assert people.refused == 0
     assert not loop.changes
 
@@ -104,6 +107,57 @@ def test_it_is_over_soon_after_the_load_has_gone() -> None:
     assert 0 < end.most[2] <= MOST
     loop.run(2, people)
     assert people.refused == 0
+
+
+def test_soon_after_an_overload_the_next_one_is_noticed_at_once() -> None:
+    loop = BusyLoop()
+    loop.run(1, Source(2 * MOST_SERVED, BATCH))
+    people = Source(0.3 * MOST_SERVED)
+    loop.run(ALERT / 2, people)
+    assert not loop.gate.is_overloaded
+    people.waiting.extend([loop.clock.now] * 600)  # 150 ms: no overload at another time
+    loop.run(INTERVAL, people)
+    assert [change.begins for change in loop.changes[:3]] == [True, False, True]
+    loop.run(2, people)
+    assert people.refused == 0  # it is too short
+    loop.run(2 * ALERT, people)
+    begun = len(loop.changes)
+    people.waiting.extend([loop.clock.now] * 600)
+    loop.run(2, people)
+    assert len(loop.changes) == begun
+
+
+def test_so_it_is_where_memory_was_short() -> None:
+    loop = BusyLoop()
+    people = Source(0.3 * MOST_SERVED)
+    loop.gate.memory_level = TIGHT
+    loop.run(1, people)
+    loop.gate.memory_level = 0
+    people.waiting.extend([loop.clock.now] * 600)
+    loop.run(INTERVAL / 2, people)
+    assert loop.gate.is_overloaded
+
+
+@pytest.mark.parametrize("cause", ["memory", "delay"])
+def test_afterwards_batch_comes_back_at_a_rate_that_grows(cause: str) -> None:
+    loop = BusyLoop()
+    if cause == "memory":
+        loop.gate.memory_level = NO_BATCH
+        loop.run(5, Source(MOST_SERVED, BATCH))
+        loop.gate.memory_level = 0
+    else:
+        loop.run(5, Source(1.5 * MOST_SERVED))
+        loop.run(1)
+        assert not loop.gate.is_overloaded
+    people, work = Source(0.1 * MOST_SERVED), Source(0.8 * MOST_SERVED, BATCH)
+    served = []
+    for _ in range(30):
+        loop.run(1, people, work)
+        served.append(work.served)
+        assert people.refused == 0
+    assert LEAST <= served[0] < 0.1 * work.rate
+    assert all(after <= 2.5 * before + 5 for before, after in pairwise(served))
+    assert served[-1] > 0.95 * work.rate
 
 
 def test_it_is_over_even_if_no_request_comes_any_more() -> None:
@@ -191,7 +245,7 @@ def test_memory_refuses_by_its_level(level: int, refuses_batch: bool, refuses_pe
         assert error is None or "is short of memory" in error.message
         assert gate.refused[traffic_class, "memory"] == sum(gate.refused.values()) == refuses
         gate.refused[traffic_class, "memory"] = 0
-    assert (gate.refusal_as_batch() is not None) is refuses_batch
+    assert (gate.refusal_as_batch(1.0) is not None) is refuses_batch
 
 
 @pytest.mark.parametrize(("percent", "refuses"), [(79, False), (81, False), (83, True), (85, True)])
@@ -202,7 +256,7 @@ def test_below_the_level_a_growing_share_of_batch_gives_way(percent: int, *, ref
     gate.memory_level = 1
     assert (gate.refusal(BATCH, None, 1000.0) is not None) is refuses
     assert (gate.refusal(INTERACTIVE, None, 1000.0, is_large=True) is not None) is refuses
-    assert (gate.refusal_as_batch() is not None) is refuses
+    assert (gate.refusal_as_batch(1.0) is not None) is refuses
     assert gate.refusal(INTERACTIVE, None, 1000.0) is None
 
 

@@ -22,7 +22,7 @@ from flowserver.downstream.h1 import DownstreamH1
 from flowserver.errors import RelayError
 from flowserver.flow.bounded_buffer import Watermarks
 from flowserver.flow.read_gate import PauseTotals
-from flowserver.flow.turns import Turns
+from flowserver.flow.turns import READING, Turns
 from flowserver.net.hangup import HangupWatcher
 from flowserver.quota.identify import QuotaContext
 from flowserver.relay.account import AccountSettings
@@ -253,7 +253,7 @@ def listener_context(
         clock=clock,
         hangups=cast(HangupWatcher, hangups or FakeHangups()),
         uploads=Uploads(clock=clock, later=_nobody_waits),
-        turns=Turns(clock, _nobody_waits),
+        turns=Turns(READING, clock, _nobody_waits),
     )
 
 

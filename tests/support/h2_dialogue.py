@@ -12,7 +12,7 @@ from unittest import mock
 from flowserver.downstream.context import ConnectionSettings, H2Settings, ListenerContext
 from flowserver.downstream.h2 import DownstreamH2
 from flowserver.flow.bounded_buffer import Watermarks
-from flowserver.flow.turns import SLICE, Turns
+from flowserver.flow.turns import READING, Turns
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.net.hangup import HangupWatcher
 from flowserver.relay.interfaces import DownstreamStream, H2Totals
@@ -157,7 +157,7 @@ class Room:
             clock=self.clock,
             hangups=hangups,
             uploads=Uploads(clock=self.clock, later=self.turns.call_soon),
-            turns=Turns(count(step=SLICE).__next__, self._iterations.call_soon),
+            turns=Turns(READING, count(step=READING).__next__, self._iterations.call_soon),
         )
 
     @property

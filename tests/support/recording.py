@@ -12,6 +12,7 @@ from flowserver.downstream.clients_by_address import Client
 from flowserver.errors import EndReason, RelayError
 from flowserver.flow.drain_rate import DrainRate
 from flowserver.flow.read_gate import PauseTotals
+from flowserver.flow.turns import STARTING, Turns
 from flowserver.http.messages import RequestHead, ResponseHead
 from flowserver.quota.identify import QuotaContext
 from flowserver.quota.prices import PriceTable
@@ -411,4 +412,5 @@ def routing(
         lambda: 0.0,
         pseudonym,
         FirstTokenContext(clock, timers or FakeTimers(clock), WithheldFigures()),
+        Turns(STARTING, clock, _nobody_waits),
     )
