@@ -64,7 +64,7 @@ class Usage:
         self.reasoning = reasoning
 
 
-@dataclass(slots=True, init=False)
+@dataclass(slots=True, init=False, unsafe_hash=True)
 class RequestParams:
     """The parameters of a request that matter to the relay; not to be modified. None: not in the request."""
 

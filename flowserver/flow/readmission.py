@@ -14,7 +14,7 @@ GROWTH = 1.25
 """More than came in of late may come in by this factor ..."""
 MEMORY = 1.0
 """... of late: within some seconds."""
-AT_ONCE = 0.1
+AT_ONCE = 0.5
 """Seconds' worth that may come in together."""
 
 
@@ -27,7 +27,7 @@ class Readmission:
         self._at = 0.0
         self._rate = 0.0
         """Of what came in, per second."""
-        self._tokens = 1.0
+        self._tokens = 0.0
 
     def admits(self, now: float, *, is_limited: bool) -> bool:
         """Whether one more may come in now, which it does then. `is_limited`: whether there was a shortage of late."""
@@ -35,7 +35,7 @@ class Readmission:
         self._at = now
         self._rate *= exp(-lapse / MEMORY)
         allowed = max(LEAST, GROWTH * self._rate)
-        self._tokens = min(max(1.0, AT_ONCE * allowed), self._tokens + lapse * allowed)
+        self._tokens = min(AT_ONCE * allowed, self._tokens + lapse * allowed)
         if is_limited and self._tokens < 1:
             return False
         self._tokens = max(0.0, self._tokens - 1)
