@@ -14,8 +14,8 @@ GROWTH = 1.25
 """More than came in of late may come in by this factor ..."""
 MEMORY = 1.0
 """... of late: within some seconds."""
-AT_ONCE = 0.5
-"""Seconds' worth that may come in together."""
+AT_ONCE, FEW = 0.1, 5.0
+"""Seconds' worth that may come in together, and how many may in any case."""
 
 
 class Readmission:
@@ -35,7 +35,7 @@ class Readmission:
         self._at = now
         self._rate *= exp(-lapse / MEMORY)
         allowed = max(LEAST, GROWTH * self._rate)
-        self._tokens = min(AT_ONCE * allowed, self._tokens + lapse * allowed)
+        self._tokens = min(max(FEW, AT_ONCE * allowed), self._tokens + lapse * allowed)
         if is_limited and self._tokens < 1:
             return False
         self._tokens = max(0.0, self._tokens - 1)

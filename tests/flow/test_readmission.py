@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from flowserver.flow.readmission import AT_ONCE, LEAST, Readmission
+from flowserver.flow.readmission import FEW, LEAST, Readmission
 
 
 def _seconds(readmission: Readmission, first: int, seconds: int, *, rate: int, is_limited: bool = True) -> list[int]:
@@ -36,7 +36,7 @@ def test_others_come_in_at_a_rate_that_grows() -> None:
 
 def test_a_few_always_do() -> None:
     readmission = Readmission()
-    assert all(readmission.admits(1.0, is_limited=True) for _ in range(int(AT_ONCE * LEAST)))
+    assert all(readmission.admits(1.0, is_limited=True) for _ in range(int(FEW)))
     assert not readmission.admits(1.0 + 0.5 / LEAST, is_limited=True)
     assert readmission.admits(1.0 + 1.1 / LEAST, is_limited=True)
     assert readmission.admits(100.0, is_limited=True)
