@@ -54,7 +54,7 @@ class Provider:
         self._listening.listen(512)
         self._listening.setblocking(False)
         self.port = self._listening.getsockname()[1]
-        self._tasks.append(asyncio.get_running_loop().create_task(self._accept()))
+        asyncio.get_running_loop().add_reader(self._listening, self._accept)
 
     async def start_at(self, path: str, *, backlog: int = 512) -> None:
         """Listen on a Unix socket."""
@@ -63,10 +63,11 @@ class Provider:
         self._listening.listen(backlog)
         self._listening.setblocking(False)
         self._url = f"http+unix://{quote(path, safe='')}"
-        self._tasks.append(asyncio.get_running_loop().create_task(self._accept()))
+        asyncio.get_running_loop().add_reader(self._listening, self._accept)
 
     async def close(self) -> None:
         """End everything. Raises what a script raised, so that a failed assertion in it fails the test."""
+        asyncio.get_running_loop().remove_reader(self._listening)
         for task in self._tasks:
             task.cancel()
         results = await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -77,13 +78,16 @@ class Provider:
             if isinstance(result, Exception) and not isinstance(result, OSError | EOFError):
                 raise result
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            connection, _ = await loop.sock_accept(self._listening)
-            caller = Caller(connection, self.requests)
-            self.callers.append(caller)
-            self._tasks.append(loop.create_task(self._play(caller)))
+    def _accept(self) -> None:
+        """No task does this: one that is cancelled would lose what it has just accepted."""
+        try:
+            connection, _ = self._listening.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        connection.setblocking(False)
+        caller = Caller(connection, self.requests)
+        self.callers.append(caller)
+        self._tasks.append(asyncio.get_running_loop().create_task(self._play(caller)))
 
     async def _play(self, caller: Caller) -> None:
         await self._script(caller)
