@@ -31,6 +31,7 @@ from ..relay.uploads import Uploads
 from ..routing.overload import OverloadGate
 from ..telemetry.log import Log
 from ..telemetry.memory import MemoryFigures
+from ..telemetry.slices import advance
 from ..upstream.h1 import UpstreamH1
 from ..upstream.h2 import UpstreamH2
 from ..upstream.pool import Pool
@@ -373,12 +374,9 @@ class MemoryWatch:
         steps, self._cutting = self._cutting, None
         if steps is None or not self._began:
             return
-        until = time.monotonic() + CUT_SLICE
-        for _ in steps:
-            if time.monotonic() >= until:
-                self._cutting = steps
-                self._loop.call_soon(self._go_on_cutting)
-                break
+        if not advance(steps, CUT_SLICE, time.monotonic):
+            self._cutting = steps
+            self._loop.call_soon(self._go_on_cutting)
         self._cut_at = time.monotonic()
 
     def _cut(self, excess: Callable[[], int], *, only_batch: bool) -> Iterator[None]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 
-from ..telemetry.slices import SLICE
+from ..telemetry.slices import SLICE, advance
 
 
 class Sweeper:
@@ -66,11 +66,8 @@ class Sweeper:
         steps, self._steps = self._steps, None
         if steps is None:  # stopped meanwhile
             return
-        until = self._clock() + SLICE
-        for _ in steps:
-            if self._clock() >= until:
-                self._steps = steps
-                break
+        if not advance(steps, SLICE, self._clock):
+            self._steps = steps
         else:
             self._steps = self._sweep() if self._is_again else None
             self._is_again = False

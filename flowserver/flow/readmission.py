@@ -9,13 +9,13 @@ from __future__ import annotations
 from math import exp
 
 LEAST = 20.0
-"""Per second: so many come in in any case."""
+"""Per second: the rate is never lower."""
 GROWTH = 1.25
-"""More than came in of late may come in by this factor ..."""
-MEMORY = 1.0
-"""... of late: within some seconds."""
+"""The rate is this many times what came in lately."""
+LATELY = 1.0
+"""Time constant of that average, in seconds."""
 AT_ONCE, FEW = 0.1, 5.0
-"""Seconds' worth that may come in together, and how many may in any case."""
+"""How many may come in together: so many seconds' worth, and never fewer than a few."""
 
 
 class Readmission:
@@ -30,14 +30,14 @@ class Readmission:
         self._tokens = 0.0
 
     def admits(self, now: float, *, is_limited: bool) -> bool:
-        """Whether one more may come in now, which it does then. `is_limited`: whether there was a shortage of late."""
+        """Whether one more may come in now; if so, it is counted. `is_limited`: whether there was a shortage lately."""
         lapse = max(0.0, now - self._at)
         self._at = now
-        self._rate *= exp(-lapse / MEMORY)
+        self._rate *= exp(-lapse / LATELY)
         allowed = max(LEAST, GROWTH * self._rate)
         self._tokens = min(max(FEW, AT_ONCE * allowed), self._tokens + lapse * allowed)
         if is_limited and self._tokens < 1:
             return False
         self._tokens = max(0.0, self._tokens - 1)
-        self._rate += 1 / MEMORY
+        self._rate += 1 / LATELY
         return True

@@ -11,8 +11,8 @@ waited. One in time says that it serves as many as were under way then.
 Delay: if more wait than a headroom, the limit falls to the median of what late first tokens say. If not, it grows, in
 rounds: one ends when most of the requests that the last one added have their first tokens. So overload is noticed one
 time to the first token after it begins, however few first tokens come per second. The limit grows carefully up to the
-number at which requests last waited or were refused. Beyond that the provider can do more than it could, and the limit
-grows by a share of itself per second.
+number at which requests last waited or were refused. Once it is beyond that, the provider's capacity has risen, and the
+limit grows by a share of itself per second.
 
 Loss is used as in AIMD: the limit falls by a tenth, once for all requests that were begun before, and to the number
 that was not refused if several are.

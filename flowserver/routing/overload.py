@@ -80,11 +80,9 @@ class OverloadGate:
     """Decides on each request as soon as its tenant is known."""
 
     __slots__ = (
-        "_alert_until",
         "_began_at",
         "_changed",
         "_interval",
-        "_limited_until",
         "_look_at",
         "_loop_delay",
         "_memory",
@@ -94,6 +92,8 @@ class OverloadGate:
         "_random",
         "_readmission",
         "_refused_before",
+        "_short_at",
+        "_short_of",
         "_standing",
         "_tenants",
         "_waited",
@@ -129,10 +129,11 @@ class OverloadGate:
         self._tenants = TenantShares()
         self._look_at = float("inf") if settings is None else 0.0
         """From when on the next request triggers a measurement."""
-        self._alert_until = -math.inf
-        self._limited_until = -math.inf
-        """Until when batch comes in at a rate that grows."""
         self._readmission = Readmission()
+        self._short_at = -math.inf
+        """When a request was last decided on in an overload, while memory was short, or by the rate ..."""
+        self._short_of = "delay"
+        """... and which of the two there was: a reason of `refused`."""
         self._began_at = 0.0
         self._pressed_at = 0.0
         """When the pressure was last above 0, or the rate too high."""
@@ -164,7 +165,8 @@ class OverloadGate:
             self._loop_delay.measure(self._observe)
         error = None
         if self.is_overloaded or self.memory_level >= TIGHT:
-            self._limited_until = now + RETURN
+            self._short_at = now
+            self._short_of = "delay" if self.is_overloaded else "memory"
             error = self._refusal_by_memory(traffic_class, is_large=is_large)
             if error is None and self.is_overloaded:
                 error = self._refusal_by_delay(traffic_class, tenant)
@@ -182,11 +184,11 @@ class OverloadGate:
         return error or self._refusal_by_rate(now)
 
     def _refusal_by_rate(self, now: float) -> RelayError | None:
-        if self._readmission.admits(now, is_limited=now < self._limited_until):
+        if self._readmission.admits(now, is_limited=now - self._short_at < RETURN):
             return None
-        self._limited_until = now + RETURN
-        self._pressed_at = now
-        return self._refuse(BATCH, _BATCH)
+        self._short_at = self._pressed_at = now
+        self.refused[BATCH, self._short_of] += 1
+        return self._one_of((_FOR_DELAY if self._short_of == "delay" else _FOR_MEMORY)[_BATCH])
 
     def _refusal_by_memory(self, traffic_class: TrafficClass, *, is_large: bool = False) -> RelayError | None:
         level, gives_way = self.memory_level, traffic_class is BATCH or is_large
@@ -232,13 +234,10 @@ class OverloadGate:
     def _observe(self, delay: float, now: float) -> None:
         self.delay = delay = max(delay, self._waited())
         stands = self._standing.observe(delay, now)
-        if self.is_overloaded or self.memory_level >= TIGHT:
-            self._alert_until = now + ALERT
-        if delay > self._pressure.hard and now < self._alert_until:
-            stands = True
+        is_alert = now - self._short_at < ALERT and delay > self._pressure.hard
         if self.is_overloaded:
             self._steer(delay, now)
-        elif stands:
+        elif stands or is_alert:
             self._begin(delay, now)
         if self.is_overloaded or self._standing.is_suspected:
             self._loop_delay.measure(self._observe, after=BETWEEN_LOOKS)

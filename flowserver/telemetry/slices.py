@@ -12,6 +12,12 @@ Done = Callable[[list[bytes] | None], None]
 """Is called with the result; None: the work failed."""
 
 
+def advance(steps: Iterator[object], seconds: float, clock: Callable[[], float]) -> bool:
+    """Do steps for so long, at least one. Returns whether all are done."""
+    until = clock() + seconds
+    return all(clock() < until for _ in steps)
+
+
 class _Job:
     __slots__ = ("done", "name", "pieces", "result")
 

@@ -150,6 +150,9 @@ def test_afterwards_batch_comes_back_at_a_rate_that_grows(cause: str) -> None:
         loop.run(1)
         assert not loop.gate.is_overloaded
     people, work = Source(0.1 * MOST_SERVED), Source(0.8 * MOST_SERVED, BATCH)
+    before = loop.gate.refused.copy()
+    loop.run(0.1, work)
+    assert {key for key, refused in loop.gate.refused.items() if refused > before[key]} == {(BATCH, cause)}
     served = []
     for _ in range(30):
         loop.run(1, people, work)
