@@ -34,9 +34,8 @@ class Listener:
         """The listening sockets."""
         self._accepted = 0
         """Number of connections so far."""
-        self._adopting: set[asyncio.Task[None]] = set()
-        self._accepts_more = False
-        """Whether it is about to accept further connections."""
+        self._adopting = 0
+        """Number of connections that are being adopted."""
 
     async def start(self, sockets: Iterable[socket.socket]) -> None:
         """Accept connections on `sockets`, which listen already, and are closed with the listener."""
@@ -44,24 +43,28 @@ class Listener:
         for listening in sockets:
             # start_serving calls listen again, with this backlog.
             listens = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
-            self._servers.append(await listens(self._open, sock=listening, backlog=BACKLOG))
+            self._servers.append(await listens(self._accept, sock=listening, backlog=BACKLOG))
             self._sockets.append(listening)
 
     def adopt(self, connection: socket.socket, arrived: Callable[[], object] = _nothing) -> None:
         """Take a connection that was accepted elsewhere. `arrived` is called once it counts in `connections`, or has
         failed."""
-        loop = asyncio.get_running_loop()
-        arrival = _Arrival(self._open, arrived)
-        adopting = loop.connect_accepted_socket(lambda: arrival, connection)
-        task = loop.create_task(_adopted(adopting, arrival, connection))
-        self._adopting.add(task)
-        task.add_done_callback(self._adopting.discard)
+
+        def ended() -> None:
+            self._adopting -= 1
+            arrived()
+
+        self._adopting += 1
+        _Adoption(self._open, connection, ended).advance()
+
+    def _accept(self) -> asyncio.BaseProtocol:
+        """A connection is accepted: accept the others that wait, and open it."""
+        most = ACCEPTS if self.tls is None else TLS_ACCEPTS
+        reuse_port.accept_waiting(self._sockets, self.adopt, most=most)
+        return self._open()
 
     def _open(self) -> asyncio.BaseProtocol:
         self._accepted += 1
-        if not self._accepts_more and self._sockets:
-            self._accepts_more = True
-            asyncio.get_running_loop().call_soon(self._accept_more)
         memory, limit = self._context.memory, self._context.settings.max_connections
         # Answers to connections above the limits are bounded too; a TLS handshake costs more than one.
         is_hopeless = memory.is_full and (self.tls is not None or memory.level is Level.CUTTING)
@@ -69,14 +72,10 @@ class Listener:
             return _Refusal()
         return Accepted(self._context, self.tls)
 
-    def _accept_more(self) -> None:
-        self._accepts_more = False
-        reuse_port.accept_waiting(self._sockets, self.adopt, most=ACCEPTS if self.tls is None else TLS_ACCEPTS)
-
     @property
     def connections(self) -> int:
         """Number of connections, including those being adopted."""
-        return len(self._context.connections) + len(self._adopting)
+        return len(self._context.connections) + self._adopting
 
     def sweep(self) -> Iterator[None]:
         """Look at all deadlines, at those of one connection in each step. A connection that fails at it is ended, so
@@ -111,7 +110,7 @@ class Listener:
         """Wait until `connections` includes all accepted ones: a protocol gets its transport an iteration later."""
         await asyncio.sleep(0)
         while self._adopting:
-            await asyncio.wait(self._adopting)
+            await asyncio.sleep(0)
 
     def end_drain(self) -> None:
         for connection in list(self._context.connections):
@@ -133,31 +132,51 @@ class Listener:
             server.close()
 
 
-class _Arrival(asyncio.Protocol):
-    """An adopted connection until it is made, so that the process's load is reported without a gap."""
+class _Adoption(asyncio.Protocol):
+    """The adoption of a connection, and its protocol until it is made, so that the process's load is reported without
+    a gap.
 
-    __slots__ = ("_arrived", "_open")
+    It does what a task would do, but begins at once, not in the next iteration of the event loop: under load these take
+    long, and each of them delays the answer.
+    """
 
-    def __init__(self, open_protocol: Callable[[], asyncio.BaseProtocol], arrived: Callable[[], object]) -> None:
+    __slots__ = ("_connection", "_ended", "_is_over", "_open", "_steps")
+
+    def __init__(
+        self,
+        open_protocol: Callable[[], asyncio.BaseProtocol],
+        connection: socket.socket,
+        ended: Callable[[], object],
+    ) -> None:
         self._open = open_protocol
-        self._arrived = arrived
+        self._connection = connection
+        self._ended = ended
+        self._is_over = False
+        adopting = asyncio.get_running_loop().connect_accepted_socket(lambda: self, connection)
+        self._steps: Coroutine[object, object, object] = adopting
+
+    def advance(self, waited: object = None) -> None:
+        """Go on until it waits, or is over."""
+        try:
+            waiting = cast(asyncio.Future[object], self._steps.send(None))
+        except StopIteration:
+            self._end()
+        except OSError:  # the client has left, or no descriptor is free for the event loop
+            self._connection.close()
+            self._end()
+        else:
+            waiting.add_done_callback(self.advance)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         protocol = self._open()
         cast(asyncio.Transport, transport).set_protocol(protocol)
         protocol.connection_made(transport)
-        self._arrived()
+        self._end()
 
-    def fail(self) -> None:
-        self._arrived()
-
-
-async def _adopted(adopting: Coroutine[object, object, object], arrival: _Arrival, connection: socket.socket) -> None:
-    try:
-        await adopting
-    except OSError:  # the client has left, or no descriptor is free for the event loop
-        connection.close()
-        arrival.fail()
+    def _end(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._ended()
 
 
 class _Refusal(asyncio.Protocol):
