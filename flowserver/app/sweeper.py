@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterator
 
 from ..telemetry.slices import SLICE, advance
 
+PAUSE = 4 * SLICE
+"""Seconds between two slices in the first half of the interval. With a slice in each iteration of the event loop, all
+else would take twice as long until thousands of streams are checked."""
+
 
 class Sweeper:
     """Begins a sweep every `interval` seconds, unless the previous one is still under way."""
 
-    __slots__ = ("_clock", "_is_again", "_late", "_loop", "_steps", "_sweep", "_timer", "interval")
+    __slots__ = ("_clock", "_hurries_at", "_is_again", "_late", "_loop", "_steps", "_sweep", "_timer", "interval")
 
     def __init__(
         self,
@@ -32,6 +36,8 @@ class Sweeper:
         self._timer: asyncio.TimerHandle | None = None
         self._steps: Iterator[None] | None = None
         """The rest of the sweep that is under way."""
+        self._hurries_at = 0.0
+        """From when on the sweep that is under way makes no pauses."""
         self._is_again = False
         """Whether another sweep follows at once."""
 
@@ -47,7 +53,8 @@ class Sweeper:
         self._is_again = False
 
     def hurry(self) -> None:
-        """Sweep now: what a sweep under way has checked already is checked again."""
+        """Sweep now, without pauses: what a sweep under way has checked already is checked again."""
+        self._hurries_at = 0.0
         if self._steps is not None:
             self._is_again = True
         elif self._timer is not None:
@@ -58,6 +65,7 @@ class Sweeper:
         self._late(max(0.0, self._clock() - due))
         self.start()
         if self._steps is None:
+            self._hurries_at = self._clock() + self.interval / 2
             self._steps = self._sweep()
             self._advance()
 
@@ -71,5 +79,9 @@ class Sweeper:
         else:
             self._steps = self._sweep() if self._is_again else None
             self._is_again = False
-        if self._steps is not None:
+        if self._steps is None:
+            return
+        if self._clock() < self._hurries_at:
+            self._loop.call_later(PAUSE, self._advance)
+        else:
             self._loop.call_soon(self._advance)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import cast
 
 import pytest
 
-from flowserver.app.sweeper import Sweeper
+from flowserver.app.sweeper import PAUSE, Sweeper
 from flowserver.telemetry.slices import SLICE
 
 
@@ -116,3 +118,58 @@ async def test_another_interval_holds_from_the_next_look_on(before: int) -> None
     await asyncio.sleep(0.02)
     scene.sweeper.stop()
     assert len(scene.done) == settled
+
+
+class Schedule:
+    """The event loop of a sweeper, with what was scheduled, as (delay, callback); at once is 0."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[float, Callable[..., object]]] = []
+
+    def call_later(self, delay: float, callback: Callable[..., object], *arguments: object) -> None:
+        self.calls.append((delay, partial(callback, *arguments)))
+
+    def call_soon(self, callback: Callable[..., object]) -> None:
+        self.calls.append((0, callback))
+
+    def run(self) -> float:
+        """Make the call that was scheduled last. Returns its delay."""
+        delay, callback = self.calls.pop()
+        callback()
+        return delay
+
+
+def test_it_pauses_between_slices_until_half_of_the_interval_is_over() -> None:
+    now, interval = 0.0, 0.1
+
+    def look() -> Iterator[None]:
+        nonlocal now
+        while True:
+            now += 2 * SLICE
+            yield
+
+    schedule = Schedule()
+    sweeper = Sweeper(cast(asyncio.AbstractEventLoop, schedule), look, lambda late: None, interval, lambda: now)
+    sweeper.start()
+    assert schedule.run() == interval
+    while now < interval / 2:
+        assert schedule.run() == PAUSE
+    assert [schedule.run() for _ in range(5)] == [0] * 5
+
+
+def test_it_makes_no_pauses_if_it_hurries() -> None:
+    now = 0.0
+
+    def look() -> Iterator[None]:
+        nonlocal now
+        for _ in range(4):
+            now += 2 * SLICE
+            yield
+
+    schedule = Schedule()
+    sweeper = Sweeper(cast(asyncio.AbstractEventLoop, schedule), look, lambda late: None, 60, lambda: now)
+    sweeper.start()
+    schedule.run()
+    sweeper.hurry()
+    assert schedule.run() == PAUSE, "it was scheduled before"
+    assert [schedule.run() for _ in range(5)] == [0] * 5
