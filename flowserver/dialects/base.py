@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from ..errors import RelayError
 from ..json_text.members import Reads
 from .byte_classes import ByteClasses
+from .event_template import EventTemplate
 from .limit_fields import LimitFields
 
 
@@ -123,23 +124,6 @@ class Quirks:
     """Whether a path that belongs to one API takes precedence over `auth`, because the host serves several APIs."""
 
 
-class Template(Protocol):
-    """What most events of a stream have in common on the wire: all but their text and padding."""
-
-    head: bytes
-    """The bytes before the text."""
-    read: Callable[[bytes, int], re.Match[bytes] | None]
-    """Matches the text, as its first group, and everything after it. The caller must check that it is UTF-8."""
-    reasoning: bool
-    """Whether the text is reasoning."""
-
-    def text_of(self, data: bytes) -> bytes:
-        """The text in `data`, one whole event; b"" if there is none, or `data` is not such an event."""
-
-    def in_chunk(self) -> Template:
-        """The same with the line end that closes a chunk."""
-
-
 class Meter(Protocol):
     """Reads one answer as it passes. No method raises on bad input; malformed events are ignored.
 
@@ -186,7 +170,7 @@ class Meter(Protocol):
         """Whether `usage` is the provider's final report on everything read, not only on its beginning."""
 
     @property
-    def template(self) -> Template | None:
+    def template(self) -> EventTemplate | None:
         """Events that fit it have only content, and may be counted with `count_template`; None: not known, or the next
         event may have something else."""
 

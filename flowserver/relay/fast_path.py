@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from ..dialects.base import Template
-from ..dialects.event_template import is_utf8
+from ..dialects.event_template import EventTemplate
 from ..http.h1_chunked import SIZE_LINES, take_chunks
 from .event_filter import EventFilter
 
@@ -57,7 +56,7 @@ class FastPath:
         "_head",
         "_lead",
         "_owner",
-        "_read",
+        "_rest",
         "_room",
         "_start",
         "_template",
@@ -77,7 +76,7 @@ class FastPath:
         """Surplus of chunks over events with content, at the last attempt to open."""
         self._owner: FastPathOwner | None = None
         """None: it is closed."""
-        self._template: Template | None = None
+        self._template: EventTemplate | None = None
         """The form of the events that may pass; None: it was never open."""
         self._write: Callable[[bytes], None] = _drop
         self._framed = False
@@ -144,7 +143,7 @@ class FastPath:
         if template is not self._template:
             self._template = template
             chunk = template.in_chunk()
-            self._head, self._start, self._read = chunk.head, len(chunk.head), chunk.read
+            self._head, self._start, self._rest = chunk.head, len(chunk.head), chunk.rest
         return True
 
     # --- counting --------------------------------------------------------------------------------------------------
@@ -167,23 +166,21 @@ class FastPath:
 
     def receive(self, data: bytes) -> None:
         """One read of the transport."""
-        # Everything is in one function that touches little besides this object: with cold caches, a call or another
-        # object of the stream costs more than the work itself.
+        # Everything is in one function that touches little besides this object and what all streams share: with cold
+        # caches, a call or another object of the stream costs more than the work itself.
         size = len(data)
         if size < _LONGEST:
             line = SIZE_LINES[size]
             head = len(line)
             start = head + self._start
             if data[:start] == line + self._head:  # two `startswith` take longer
-                read = self._read  # calling the attribute directly would use the slow look-up
-                match = read(data, start)
-                if match is not None and (data.isascii() or is_utf8(data)):
-                    content = match.end(1) - start
-                    room = self._room - content
-                    if content and room >= 0:
+                text = self._rest.plain_text(data, start)
+                if text:
+                    room = self._room - len(text)
+                    if room >= 0:
                         self._room = room
                         said = self._content  # adding to the attribute directly would store it again
-                        said += match[1]
+                        said += text
                         self.size += size - head - 2
                         self._events = events = self._events + 1
                         write = self._write

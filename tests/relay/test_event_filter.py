@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowserver.dialects.base import RequestParams, Template, Usage
+from flowserver.dialects.base import RequestParams, Usage
 from flowserver.dialects.byte_classes import PENDING, ByteClasses
 from flowserver.dialects.event_template import EventTemplate
 from flowserver.dialects.ollama import OLLAMA_CHAT
@@ -52,7 +52,7 @@ class FakeMeter:
     finished: bool = False
     seen: list[bytes] = field(default_factory=list)
     whole: list[bytes] = field(default_factory=list)
-    template: Template | None = None
+    template: EventTemplate | None = None
 
     def count_template(self, events: int, content_bytes: int) -> None:
         self.content_events += events
