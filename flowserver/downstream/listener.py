@@ -109,8 +109,6 @@ class Listener:
     async def settle(self) -> None:
         """Wait until `connections` includes all accepted ones: a protocol gets its transport an iteration later."""
         await asyncio.sleep(0)
-        while self._adopting:
-            await asyncio.sleep(0)
 
     def end_drain(self) -> None:
         for connection in list(self._context.connections):
