@@ -408,8 +408,8 @@ class DownstreamH2(SharedReads):
         pending, self._pending = self._pending[:STARTS], self._pending[STARTS:]
         for stream in pending:
             if stream.is_open:
-                self._context.open_exchange(stream.request, stream)
                 expects = stream.request.find(b"expect") is not None
+                self._context.open_exchange(stream.request, stream)
                 if expects and not stream.request_whole and not stream.head_sent:
                     stream.send_interim(ResponseHead(100, []))
                 stream.open_body()

@@ -123,6 +123,7 @@ class RepeatedHead:
         self._after = raw[start + len(length) :]
         self._place = head.headers.index((b"content-length", length))
         self._head = head.of_length(self._place, length, has_body=head.has_body)  # its exchange forgets the fields
+        self._head.keep_passing()
 
     def read(self, raw: bytes) -> RequestHead | None:
         """The head in `raw`; None if it differs in anything else."""

@@ -155,9 +155,9 @@ class RequestHead:
         self.awaits_whole = False
         """Whether its answer is known not to be a stream."""
         self._fields = fields
-        """First values of `headers`; None: not collected yet."""
+        """First values of `headers`; None: not collected yet, or not any more."""
         self._passing: Headers | None = None
-        """None: not computed yet."""
+        """None: not kept, see `keep_passing`."""
 
     def of_length(self, place: int, length: bytes, *, has_body: bool) -> RequestHead:
         """The same head with another Content-Length; `place` is the index of its only such field."""
@@ -180,14 +180,16 @@ class RequestHead:
     def passing(self) -> Headers:
         """The fields passed on to a provider, without Content-Length; must not be modified. A malformed traceparent is
         dropped (W3C Trace Context section 3.2.2.3)."""
-        passing = self._passing
-        if passing is None:
-            kept = end_to_end(self, _ENDS_HERE_OF_REQUESTS)
-            passing = [field for field in kept if field[0][: len(_FORWARDED)] != _FORWARDED]
-            if b"traceparent" in self.fields:
-                passing = _with_sane_trace(passing)
-            self._passing = passing
-        return passing
+        if self._passing is not None:
+            return self._passing
+        kept = end_to_end(self, _ENDS_HERE_OF_REQUESTS)
+        passing = [field for field in kept if field[0][: len(_FORWARDED)] != _FORWARDED]
+        return _with_sane_trace(passing) if b"traceparent" in self.fields else passing
+
+    def keep_passing(self) -> None:
+        """Compute `passing` once, also for the heads made by `of_length` from now on. In a head that is sent only once
+        it would take half a kilobyte until the answer begins."""
+        self._passing = self.passing
 
     @property
     def fields(self) -> dict[bytes, bytes]:
@@ -201,6 +203,11 @@ class RequestHead:
         """The first value of `name` (lower case); None when there is none."""
         fields = self._fields
         return self.fields.get(name) if fields is None else fields.get(name)
+
+    def forget_index(self) -> None:
+        """Drop `fields`, which take some 230 bytes until the answer begins. They are collected again if they are needed
+        again, for another attempt."""
+        self._fields = None
 
     def forget_fields(self) -> None:
         """Drop the fields, which take 1.4 KB. For a request that is answered: nothing is sent or decided by them any

@@ -47,6 +47,7 @@ def outgoing_request(
         head.content_length = _length(request, replay, body, longer)
     head.body_follows = bool(body)
     head.awaits_whole = account.awaits_whole
+    request.forget_index()
     return head, body
 
 
