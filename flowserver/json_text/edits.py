@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from .members import JsonMembers, Reads
+from .members import JsonMembers, Member, Reads
 
 JOINED: Final = 64 * 1024
 """Bytes of a piece above which it is not worth copying to save a write."""
@@ -24,15 +24,20 @@ class Edit(NamedTuple):
     text: bytes
 
 
-def edits(found: JsonMembers, after: Mapping[str, Any]) -> list[Edit]:
-    """The edits, in order, that turn the text `found` was read from into one whose values are `after`."""
-    return sorted(_edits(found, found.values, after, ()), key=lambda edit: (edit.start, edit.end))
+Places = Mapping[tuple[str, ...], Member]
+"""The place of each value, by its path: `JsonMembers.members`."""
+
+
+def edits(before: Mapping[str, Any], places: Places, after: Mapping[str, Any]) -> list[Edit]:
+    """The edits, in order, that turn a text with the values `before`, at `places`, into one whose values are
+    `after`."""
+    return sorted(_edits(before, places, after, ()), key=lambda edit: (edit.start, edit.end))
 
 
 def _edits(
-    found: JsonMembers, before: Mapping[str, Any], after: Mapping[str, Any], path: tuple[str, ...]
+    before: Mapping[str, Any], places: Places, after: Mapping[str, Any], path: tuple[str, ...]
 ) -> Iterator[Edit]:
-    place = found.members[path]
+    place = places[path]
     empty = place.is_empty
     for name, value in after.items():
         if name not in before:
@@ -40,9 +45,9 @@ def _edits(
             empty = False
             yield Edit(place.close, place.close, member)
         elif isinstance(value, dict) and isinstance(before[name], dict):
-            yield from _edits(found, before[name], value, (*path, name))
+            yield from _edits(before[name], places, value, (*path, name))
         elif value is not before[name] and (value != before[name] or type(value) is not type(before[name])):
-            there = found.members[*path, name]
+            there = places[*path, name]
             yield Edit(there.start, there.end, orjson.dumps(value))
 
 

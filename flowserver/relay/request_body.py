@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 from ..errors import RelayError, bad_request
 from ..http.form_data import FormMembers, has_plain_charset
 from ..http.messages import RequestHead
-from ..json_text.edits import Edit, apply, edits
+from ..json_text.edits import Edit, Places, apply, edits
 from ..json_text.members import JsonMembers, Problem, Reads
 from ..names import cached
 
@@ -21,6 +21,9 @@ _MODEL_ONLY: Final = Reads({"model": None})
 _BOUNDARY = re.compile(rb"""([\w'()+./:=?&!#$%^`|~{}*-]{1,70})|"([^"\\\r\n]{1,70})\"""")
 _SMALL_PIECE: Final = 65_536
 _FULL_PIECE: Final = 1 << 18
+_NO_VALUES: Final[Mapping[str, Any]] = {}
+_NOWHERE: Final[Places] = {}
+"""An empty dictionary of its own would take 64 bytes of each request."""
 
 
 class RequestBody(Protocol):
@@ -48,34 +51,40 @@ class RequestBody(Protocol):
 
 
 class JsonBody:
-    __slots__ = ("_members", "error", "is_ambiguous")
+    __slots__ = ("_places", "_reader", "error", "is_ambiguous", "values")
 
     def __init__(self, reads: Reads) -> None:
-        self._members = JsonMembers(reads)
+        self._reader: JsonMembers | None = JsonMembers(reads)
+        """None: the body is complete. It takes 0.4 KB, but a body is kept until its answer begins."""
+        self._places = _NOWHERE
+        """The places of `values`; empty if the body is not complete, or can't be read."""
+        self.values: Mapping[str, Any] = _NO_VALUES
         self.error: RelayError | None = None
         self.is_ambiguous = False
-
-    @property
-    def values(self) -> Mapping[str, Any]:
-        return self._members.values if self.error is None else {}
 
     @property
     def is_known(self) -> bool:
         return False  # a relevant name may occur again
 
     def feed(self, data: bytes) -> None:
-        self._members.feed(data)
+        if self._reader is not None:
+            self._reader.feed(data)
 
     def finish(self) -> None:
-        self._members.finish()
-        problem = self._members.problem
-        if problem is not None:
+        reader, self._reader = self._reader, None
+        if reader is None:
+            return
+        reader.finish()
+        problem = reader.problem
+        if problem is None:
+            self.values, self._places = reader.values, reader.members
+        else:
             self.is_ambiguous = problem.is_ambiguous
             remedy = "Send each name once." if problem.is_ambiguous else "Send one JSON object in UTF-8."
             self.error = _unreadable("request body", problem, remedy)
 
     def edits(self, after: Mapping[str, Any]) -> list[Edit]:
-        return edits(self._members, after) if self.error is None else []
+        return edits(self.values, self._places, after) if self._places else []
 
 
 class FormBody:
@@ -197,7 +206,8 @@ class BodyPieces:
     __slots__ = ("_pieces", "_small", "_tail")
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes] | None = None
+        """None: there is one small piece at most, as usual."""
         self._small = b""
         """A small piece until another follows, which is rare: small bodies come in one."""
         self._tail: bytearray | None = None
@@ -205,8 +215,7 @@ class BodyPieces:
 
     def append(self, data: bytes) -> None:
         if len(data) >= _SMALL_PIECE:
-            self._close_tail()
-            self._pieces.append(data)
+            self._close_tail().append(data)
         elif self._tail is not None:
             self._tail += data
             if len(self._tail) >= _FULL_PIECE:
@@ -218,18 +227,24 @@ class BodyPieces:
         else:
             self._small = data
 
-    def _close_tail(self) -> None:
+    def _close_tail(self) -> list[bytes]:
+        """Make pieces of everything."""
+        pieces = self._pieces
+        if pieces is None:
+            pieces = self._pieces = []
         if self._small:
-            self._pieces.append(self._small)
+            pieces.append(self._small)
             self._small = b""
         elif self._tail is not None:
-            self._pieces.append(bytes(self._tail))
+            pieces.append(bytes(self._tail))
             self._tail = None
+        return pieces
 
     @property
     def pieces(self) -> Sequence[bytes]:
-        self._close_tail()
-        return self._pieces
+        if self._pieces is None and self._small:
+            return (self._small,)
+        return self._close_tail()
 
 
 def changed(body: RequestBody, after: Mapping[str, Any], pieces: Sequence[bytes]) -> tuple[list[bytes], int] | None:

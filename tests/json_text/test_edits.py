@@ -19,7 +19,7 @@ def changed(body: bytes, **values: Any) -> bytes:
     found.feed(body)
     found.finish()
     assert found.problem is None
-    made = edits(found, {**found.values, **values})
+    made = edits(found.values, found.members, {**found.values, **values})
     assert b"".join(apply(made, by_bytes(body))) == b"".join(apply(made, [body]))
     return b"".join(apply(made, [body]))
 
@@ -68,7 +68,7 @@ def test_a_long_prompt_in_pieces_is_left_as_it_is() -> None:
     for piece in pieces:
         found.feed(piece)
     found.finish()
-    made = edits(found, found.values | {"n": 1})
+    made = edits(found.values, found.members, found.values | {"n": 1})
     assert [edit.text for edit in made] == [b"1"]
     assert b"".join(apply(made, pieces)) == b"".join(pieces).replace(b'"n":2', b'"n":1')
 

@@ -245,7 +245,7 @@ def test_nothing_else_is_changed(
     found = found_in(body)
     assume(found.problem is None)
     after = change(found.values)
-    changed = edits(found, after)
+    changed = edits(found.values, found.members, after)
     text = b"".join(apply(changed, pieces(body, cycle(sizes))))
     expected = parsed(body)
     for name in [name for name in after if name not in found.values or after[name] is not found.values[name]]:
@@ -279,7 +279,7 @@ def _rest_is_the_same(body: bytes, text: bytes, changed: list[Any]) -> None:
 def test_without_a_change_nothing_is_written(body: bytes) -> None:
     found = found_in(body)
     if found.problem is None:
-        assert edits(found, dict(found.values)) == []
+        assert edits(found.values, found.members, dict(found.values)) == []
 
 
 @given(bodies(), st.sampled_from(TOP))
