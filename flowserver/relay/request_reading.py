@@ -31,7 +31,6 @@ class RequestReading:
         "_input_estimate",
         "_is_form",
         "_is_limited",
-        "_is_whole",
         "_request",
         "_size",
         "conversation",
@@ -52,7 +51,6 @@ class RequestReading:
         self._is_limited = False
         """Whether a body that can't be read is refused."""
         self._is_form = False
-        self._is_whole = False
         self._estimate: InputEstimate | None = None
         """None: the body is not JSON of a known API."""
         self.conversation: ConversationStart | None = None
@@ -104,7 +102,6 @@ class RequestReading:
 
     def finish(self) -> None:
         """The body is complete."""
-        self._is_whole = True
         body = self._body
         if body is not None:
             body.finish()
@@ -112,11 +109,15 @@ class RequestReading:
         if self.conversation is not None:
             self.conversation.finish()
 
+    def sent(self) -> None:
+        """All of the request was sent to a provider. The estimate is made here, since its answer does not wait for
+        that, and not before: many requests are refused."""
+        if self.params.stream and self._input_estimate is None:
+            self._conclude_estimate()
+
     def forget(self) -> None:
         """The answer has begun: the request can't be changed any more."""
         self._body = self.conversation = None
-        if self._is_whole and self.params.stream and self._input_estimate is None:
-            self._conclude_estimate()
 
     def _read(self, values: Mapping[str, Any]) -> None:
         if self.format is not None:

@@ -178,6 +178,7 @@ class Dispatcher(HostChoice):
             self._proceed()
         elif self._attempt is not None:
             self._attempt.send_end()
+            self._account.request.sent()
 
     def cancel(self, error: RelayError | None = None) -> None:
         if self.state is not _ENDED:
@@ -272,10 +273,9 @@ class Dispatcher(HostChoice):
             option.accepted(model)
         elif self._omits_usage_option and success:
             option.refused(model)
-        may_repeat = (
-            asks_usage and head.status in REFUSALS and self._replay.is_replayable and not self._omits_usage_option
-        )
-        return may_repeat and option.may_be_refused(model)
+        if not asks_usage or self._omits_usage_option or head.status not in REFUSALS:
+            return False
+        return self._replay.is_replayable and option.may_be_refused(model)
 
     def _repeat_without_usage(self, attempt: Attempt) -> None:
         """Send the request again, in the same place, without that option."""
@@ -507,6 +507,7 @@ class Dispatcher(HostChoice):
             self._resume_upload()
         if self._replay.is_whole and self._attempt is attempt:
             attempt.send_end()
+            self._account.request.sent()
 
     def _send(self, attempt: Attempt) -> bool:
         """Send what is available of the request. Returns whether that includes any of its body."""
