@@ -346,7 +346,7 @@ class Dispatcher(HostChoice):
 
     def on_hedge_failed(self, host: UpstreamHost, head: ResponseHead | None) -> None:
         if host not in self._tried:
-            self._tried.insert(-1, host)
+            self._tried = (*self._tried[:-1], host, *self._tried[-1:])
         if head is not None and head.status in UNHEALTHY:
             self._note_refusal(host, head)
 
@@ -356,7 +356,7 @@ class Dispatcher(HostChoice):
         attempt.belong_to(self)
         self._asked = host = attempt.host
         if host not in self._tried:
-            self._tried.append(host)
+            self._tried = (*self._tried, host)
         self._account.sent_to(host, asks_usage=hedge.asks_usage)
         self._events.on_provider(host, attempt.began_at)
         if hedge.answer.head is not None:  # a good one

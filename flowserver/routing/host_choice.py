@@ -40,7 +40,7 @@ class HostChoice:
         self._route: Route | None = None
         self._preference: Preference | None = None
         """The preference among equal providers; None: it has none."""
-        self._tried: list[UpstreamHost] = []
+        self._tried: tuple[UpstreamHost, ...] = ()
         """The hosts tried so far, the current one last."""
         self._claim: Claim | None = None
         """None: no provider with limited places was considered."""
@@ -99,7 +99,7 @@ class HostChoice:
     def _ask(self, host: UpstreamHost) -> None:
         """Reserve a place at `host` or join its queue."""
         if host not in self._tried:
-            self._tried.append(host)
+            self._tried = (*self._tried, host)
         if host.places.reserve(self):
             self._begin(host)
         elif (refusal := host.places.wait(self)) is None:
@@ -157,6 +157,6 @@ class HostChoice:
 
     def on_busy(self) -> None:
         """Choose again, now that this host is known to be full: another one may have a free place."""
-        self._tried.pop()
+        self._tried = self._tried[:-1]
         self.state = DispatchState.PREPARING
         self._choose_host()
