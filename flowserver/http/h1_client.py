@@ -205,32 +205,25 @@ class H11Body:
 
 
 class ResponseReader:
-    """Reads the response heads of one connection and says how each body is framed.
+    """Reads the heads of one response and says how its body is framed.
 
-    Call `expect` for each request, `feed` until it returns a final head, then `begin_body` for the body's reader. A
-    connection whose response was incomplete is not used again.
+    `feed` it until it returns a final head, then call `begin_body` for the body's reader.
     """
 
-    __slots__ = ("_buffer", "_h11", "_interim", "_method", "_scanned", "_switches")
+    __slots__ = ("_buffer", "_h11", "_interim", "_scanned", "_switches", "method")
 
-    def __init__(self) -> None:
+    def __init__(self, method: bytes, *, switches: bool = False) -> None:
+        """`method`: of the request. `switches`: it asks for another protocol, so 101 is a final head, and all bytes
+        after it belong to that protocol."""
+        self.method = method
+        self._switches = switches
         self._buffer = b""
         self._scanned = 0
         """Bytes of the buffer already searched for bare line feeds."""
-        self._method = b""
-        self._switches = False
         self._interim = 0
         """1xx responses so far."""
         self._h11: h11.Connection | None = None
-        """Reads the current response; None: it is plain so far."""
-
-    def expect(self, method: bytes, *, switches: bool = False) -> None:
-        """The next response answers a request by `method`. `switches`: it asks for another protocol, so 101 is a final
-        head, and all bytes after it belong to that protocol."""
-        self._method = method
-        self._switches = switches
-        self._interim = 0
-        self._h11 = None
+        """Reads the response; None: it is plain so far."""
 
     @property
     def is_empty(self) -> bool:
@@ -280,7 +273,7 @@ class ResponseReader:
             if not is_length(length):
                 raise ResponseError("sent an invalid Content-Length")
         left = head.content_length = int(length) if length is not None else None
-        if has_no_body(self._method, head.status):
+        if has_no_body(self.method, head.status):
             left, chunked = 0, False
         first, self._buffer = self._buffer, b""
         head.body_follows = bool(left and first)
@@ -298,7 +291,7 @@ class ResponseReader:
         if self._h11 is None:
             self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
             # It only needs to know the request's method.
-            self._h11.send(h11.Request(method=self._method, target=b"/", headers=[(b"host", b"")], _parsed=True))
+            self._h11.send(h11.Request(method=self.method, target=b"/", headers=[(b"host", b"")], _parsed=True))
             self._h11.send(h11.EndOfMessage())
         try:
             line_end = raw.find(b"\r\n") + 2

@@ -71,8 +71,8 @@ class H1Stream:
         "body",
         "events",
         "is_answered",
-        "method",
         "on_data",
+        "reader",
         "reused",
         "writes",
         "written",
@@ -80,7 +80,6 @@ class H1Stream:
 
     def __init__(self, connection: UpstreamH1, request: RequestHead, events: UpstreamEvents) -> None:
         self._connection = connection
-        self.method = request.method
         self.events: UpstreamEvents | None = events
         """None: the stream is over."""
         self.on_data = events.on_upstream_data
@@ -98,13 +97,15 @@ class H1Stream:
         self.writes = 0
         self.written = 0
         """Bytes of the request passed to the transport, and the number of writes."""
+        self.reader: ResponseReader | None = ResponseReader(request.method, switches=request.is_tunnel)
+        """Reads the head of the response; None: it has."""
         self.body: ResponseBody | None = None
         """Reads the body of the response; None before its head."""
 
     def __repr__(self) -> str:
         response = "whole" if self.is_answered else "head" if self.body is None else "body"
         state = "over" if self.events is None else f"upload={self._upload.name} response={response}"
-        return f"<H1Stream {self.method.decode()} {state}>"
+        return f"<H1Stream {state}>"
 
     # --- relay.interfaces.UpstreamStream ---------------------------------------------------------------------------
 
@@ -224,6 +225,7 @@ class H1Stream:
             self.fail(str(error))
             return
         self.body = body
+        self.reader = None
         window = self._connection.window
         if window is not None and head.content_length is not None and head.content_length > NARROW:
             window.widen()  # a stream never has a length
@@ -278,7 +280,6 @@ class UpstreamH1(asyncio.BufferedProtocol):
         "_is_tls",
         "_owner",
         "_probe",
-        "_reader",
         "_reading",
         "_stream",
         "_until_fast_path",
@@ -295,7 +296,6 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._watermarks = watermarks
         self._flow = flow
         self.window: ReceiveWindow | None = None
-        self._reader = ResponseReader()
         self._stream: H1Stream | None = None
         """The request under way; None: the connection is idle."""
         # Flags side by side: see CONTRIBUTING.md, "The compiled build".
@@ -347,7 +347,6 @@ class UpstreamH1(asyncio.BufferedProtocol):
         self._stream = stream = H1Stream(self, request, events)
         self.served += 1
         self._until_fast_path = FAST_PATH_READS
-        self._reader.expect(request.method, switches=request.is_tunnel)
         if not request.body_follows:
             stream.send_head()
         return stream
@@ -420,11 +419,12 @@ class UpstreamH1(asyncio.BufferedProtocol):
         stream = self._stream
         if stream is None:
             return False
-        body = stream.body
-        if body is None:
-            if self._reader.is_empty and self._is_untaken(stream):
+        reader, body = stream.reader, stream.body
+        if reader is not None:
+            if reader.is_empty and self._is_untaken(stream):
                 stream.fail("closed a kept connection before it took the request", not_processed=True)
-        elif body.until_close and not stream.is_answered:  # `connection_lost` reports any other end
+        elif body is not None and body.until_close and not stream.is_answered:
+            # `connection_lost` reports any other end
             self.transport.close()  # first, because otherwise `cancel` would keep it
             stream.end()
         return False
@@ -434,11 +434,12 @@ class UpstreamH1(asyncio.BufferedProtocol):
         stream = self._stream
         if stream is None or stream.is_answered:
             return
-        if stream.body is not None:
+        reader = stream.reader
+        if reader is None:
             stream.fail("broke off in the middle of its answer")
         else:
             # RFC 9110 section 9.2.2: these may be sent again, even if the provider took them.
-            again = self._reader.is_empty and stream.reused and stream.method in _SAFE
+            again = reader.is_empty and stream.reused and reader.method in _SAFE
             stream.fail("closed the connection without an answer", not_processed=again)
 
     def pause_writing(self) -> None:
@@ -461,7 +462,8 @@ class UpstreamH1(asyncio.BufferedProtocol):
             return
         body = stream.body
         if body is None:
-            stream.receive_head(self._reader, data)
+            if stream.reader is not None:
+                stream.receive_head(stream.reader, data)
             return
         try:
             piece = body.feed(data)

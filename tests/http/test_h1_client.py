@@ -46,9 +46,8 @@ class Seen:
 class Response:
     """Reads one response as a connection does."""
 
-    def __init__(self, method: bytes = b"GET", reader: ResponseReader | None = None) -> None:
-        self.reader = reader or ResponseReader()
-        self.reader.expect(method)
+    def __init__(self, method: bytes = b"GET") -> None:
+        self.reader = ResponseReader(method)
         self.body: ResponseBody | None = None
         self.seen = Seen()
 
@@ -177,12 +176,18 @@ def test_a_response_may_end_with_its_connection() -> None:
     assert seen.body == b"hello"
 
 
-def test_one_reader_reads_the_responses_of_a_connection_one_after_the_other() -> None:
-    reader = ResponseReader()
-    answers = [SIZED + b"hello", CHUNKED + b"5\r\nworld\r\n0\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\nbye"]
-    seen = [Response(reader=reader).reads(answer) for answer in answers]
-    assert [each.body for each in seen] == [b"hello", b"world", b"bye"]
-    assert [each.keeps_alive for each in seen] == [True, True, False]
+@pytest.mark.parametrize(
+    ("answer", "body", "keeps_alive"),
+    [
+        (SIZED + b"hello", b"hello", True),
+        (CHUNKED + b"5\r\nworld\r\n0\r\n\r\n", b"world", True),
+        (b"HTTP/1.0 200 OK\r\n\r\nbye", b"bye", False),
+    ],
+)
+def test_nothing_of_a_response_stays_in_the_reader_of_its_head(answer: bytes, body: bytes, keeps_alive: bool) -> None:
+    response = Response()
+    seen = response.reads(answer)
+    assert (seen.body, seen.keeps_alive, response.reader.is_empty) == (body, keeps_alive, True)
 
 
 def test_a_head_that_is_not_whole_waits() -> None:

@@ -135,8 +135,7 @@ def test_any_other_answer_ends_the_connection() -> None:
 
 
 def test_a_provider_s_101_is_final_where_it_was_asked_for() -> None:
-    reader = ResponseReader()
-    reader.expect(b"GET", switches=True)
+    reader = ResponseReader(b"GET", switches=True)
     head = reader.feed(SWITCHED + b"\x81\x02hi")
     assert head is not None
     assert head.status == 101
@@ -147,8 +146,6 @@ def test_a_provider_s_101_is_final_where_it_was_asked_for() -> None:
 
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
 def test_a_provider_s_101_is_wrong_where_it_was_not(method: bytes) -> None:
-    reader = ResponseReader()
-    reader.expect(b"GET", switches=True)
-    reader.expect(method)
+    reader = ResponseReader(method)
     with pytest.raises(ResponseError):
         reader.feed(SWITCHED)

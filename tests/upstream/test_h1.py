@@ -568,16 +568,16 @@ def test_the_first_request_of_a_connection_is_never_taken_for_a_crossing() -> No
 def test_its_state_can_be_seen() -> None:
     scene = Scene(b"POST", length=5, has_body=True)
     connection, stream = scene.connection, scene.stream
-    assert repr(connection).startswith("<UpstreamH1 open served=1 held=0 stream=<H1Stream POST upload=SENDING ")
-    assert repr(stream) == "<H1Stream POST upload=SENDING response=head>"
+    assert repr(connection).startswith("<UpstreamH1 open served=1 held=0 stream=<H1Stream upload=SENDING ")
+    assert repr(stream) == "<H1Stream upload=SENDING response=head>"
     stream.send_data(b"hello")
     stream.send_end()
     scene.provider.says(SIZED)
-    assert repr(stream) == "<H1Stream POST upload=SENT response=body>"
+    assert repr(stream) == "<H1Stream upload=SENT response=body>"
     stream.pause_reading()
     assert repr(connection).startswith("<UpstreamH1 paused served=1 ")
     stream.cancel()
-    assert repr(stream) == "<H1Stream POST over>"
+    assert repr(stream) == "<H1Stream over>"
     assert repr(connection) == "<UpstreamH1 closing served=1 held=0 stream=None>"
 
 

@@ -445,10 +445,10 @@ def test_its_state_can_be_seen() -> None:
     assert repr(stream) == "<WaitingStream WAITING held=5 stream=None>"
     assert repr(scene.pool) == "<Pool api open=0 idle=0 retired=0 dials=1 waiting=1>"
     scene.connect()
-    assert repr(stream).startswith("<WaitingStream BEGUN held=0 stream=<H1Stream POST ")
+    assert repr(stream).startswith("<WaitingStream BEGUN held=0 stream=<H1Stream ")
     stream.cancel()
     scene.pool.close()
-    assert repr(stream) == "<WaitingStream OVER held=0 stream=<H1Stream POST over>>"
+    assert repr(stream) == "<WaitingStream OVER held=0 stream=<H1Stream over>>"
     assert repr(scene.pool) == "<Pool api open=1 idle=0 retired=0 dials=0 waiting=0 closed>"
 
 
