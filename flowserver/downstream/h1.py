@@ -20,7 +20,7 @@ from ..errors import EndReason, Party, RelayError, bad_request
 from ..flow.bounded_buffer import BoundedWriter, Watermarks
 from ..flow.drain_rate import DrainRate
 from ..http.h1_chunked import FramingError
-from ..http.h1_request_head import HeadReader, RepeatedHead
+from ..http.h1_request_head import HeadReader, RepeatedHead, whole_head
 from ..http.h1_server import Message, PlainMessage, read_request
 from ..http.messages import RequestHead, ResponseHead
 from ..net.send_queue import UNSENT, SendQueue
@@ -82,7 +82,8 @@ class DownstreamH1(SharedReads):
     def __init__(self, context: ListenerContext, client: Client = UNKNOWN) -> None:
         self._context = context
         self.client = client
-        self._reader = HeadReader()
+        self._reader: HeadReader | None = None
+        """None: no byte of a head waits, as usual."""
         self._known: RepeatedHead | None = None
         """The second head, as long as all others equal it; None: they do not, it is not plain, or has no length. The
         first may be the only one."""
@@ -325,7 +326,7 @@ class DownstreamH1(SharedReads):
     @property
     def idle_since(self) -> float:
         """Since when it waits for another request; infinity: it does not, or is closed once its last bytes are sent."""
-        is_waiting = self.stream is None and self._reader.is_empty and not self._waits_for_turn
+        is_waiting = self.stream is None and self._is_between_heads and not self._waits_for_turn
         return self._since if is_waiting and self._served and not self._transport.is_closing() else math.inf
 
     def close_idle(self) -> None:
@@ -341,7 +342,7 @@ class DownstreamH1(SharedReads):
     def drain(self) -> None:
         """Accept no more requests, or one more if none is being served: see `DRAIN_GRACE`."""
         self.must_close = True
-        if self.stream is None and self._reader.is_empty:
+        if self.stream is None and self._is_between_heads:
             self._since = self._context.clock()
 
     def end_drain(self) -> None:
@@ -399,14 +400,14 @@ class DownstreamH1(SharedReads):
 
     def _receive_heads(self, data: bytes) -> None:
         """Start the requests in `data`, until one waits for its answer or for the rest of its body."""
-        if self._reader.is_empty:
+        if self._is_between_heads:
             self._since = self._context.clock()
         self._parsing = True
         while data and self.stream is None and not self._transport.is_closing() and not self._is_over:
             if self._blocked:  # answers without a body never wait: they would pile up in the transport
                 self._keep_for_later(data)
                 break
-            result = self._reader.feed(data)
+            result = self._take_head(data)
             if result is None:
                 break
             if isinstance(result, RelayError):
@@ -424,6 +425,24 @@ class DownstreamH1(SharedReads):
             self.resume_reading()
             if self._half_closed_at is not None:
                 self._transport.close()
+
+    def _take_head(self, data: bytes) -> tuple[bytes, bytes] | RelayError | None:
+        """A complete raw head and what follows it; an error; or None while the head is incomplete."""
+        reader = self._reader
+        if reader is None:
+            whole = whole_head(data)
+            if whole is not None:
+                return whole
+            reader = self._reader = HeadReader()
+        result = reader.feed(data)
+        if isinstance(result, tuple):
+            self._reader = None
+        return result
+
+    @property
+    def _is_between_heads(self) -> bool:
+        """Whether no byte of a head has arrived yet."""
+        return self._reader is None or self._reader.is_empty
 
     def _read_request(self, raw: bytes) -> tuple[RequestHead, Message] | RelayError:
         known = self._known
@@ -547,14 +566,14 @@ class DownstreamH1(SharedReads):
 
     def _sweep_head(self, now: float, settings: ConnectionSettings) -> None:
         waited = now - self._since
-        if self._reader.is_empty and self.must_close:  # during a drain
+        if self._is_between_heads and self.must_close:  # during a drain
             if waited >= DRAIN_GRACE:
                 self._transport.close()
-        elif self._reader.is_empty and self._served:
+        elif self._is_between_heads and self._served:
             if settings.keepalive_timeout is not None and waited >= settings.keepalive_timeout:
                 self._transport.close()
         elif settings.head_timeout is not None and waited >= settings.head_timeout:
-            if self._reader.is_empty:
+            if self._is_between_heads:
                 self._transport.close()
             else:
                 self._refuse(_head_timeout(settings.head_timeout))

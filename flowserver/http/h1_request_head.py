@@ -43,14 +43,22 @@ UPGRADE_NOT_SUPPORTED = RelayError(
 _LINE_FEED: Final = bad_request("A line of the request head ends in a bare line feed. Lines must end in CR LF.")
 
 
+def whole_head(data: bytes) -> tuple[bytes, bytes] | None:
+    """A raw head and what follows it, if `data` begins with a whole one, as nearly every read does. None: `HeadReader`
+    must decide."""
+    if data[:1] == b"\r":  # a slice takes a quarter of the time of `startswith`
+        return None
+    end = data.find(b"\r\n\r\n") + 4
+    return (data[:end], data[end:]) if 4 <= end <= MAX_HEAD else None
+
+
 class HeadReader:
     """Collects the bytes of one request head. `feed` until it returns something."""
 
     __slots__ = ("_buffer", "_skipped")
 
     def __init__(self) -> None:
-        self._buffer: bytearray | None = None
-        """None: no byte of a head waits, as usual."""
+        self._buffer = bytearray()
         self._skipped = False
         """Whether the empty line that may precede a request has been skipped."""
 
@@ -62,13 +70,6 @@ class HeadReader:
     def feed(self, data: bytes) -> tuple[bytes, bytes] | RelayError | None:
         """A complete raw head and what follows it; an error; or None while the head is incomplete."""
         buffer = self._buffer
-        if not buffer and data[:1] != b"\r":  # a slice takes a quarter of the time of `startswith`
-            end = data.find(b"\r\n\r\n") + 4
-            if 4 <= end <= MAX_HEAD:
-                self._skipped = False
-                return data[:end], data[end:]  # the usual shape: a read begins with a whole head
-        if buffer is None:
-            buffer = self._buffer = bytearray()
         start = max(0, len(buffer) - 3)
         buffer += data
         if buffer[:2] == b"\r\n" and not self._skipped:  # ignored once (RFC 9112 section 2.2)
@@ -85,7 +86,7 @@ class HeadReader:
         if end < 0:
             return _check_incomplete(buffer)
         raw, rest = bytes(buffer[:head_end]), bytes(buffer[head_end:])
-        self._buffer = None
+        self._buffer.clear()
         self._skipped = False
         return raw, rest
 
