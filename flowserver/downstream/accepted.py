@@ -18,8 +18,9 @@ from .context import DRAIN_GRACE, ListenerContext
 from .detect import Handshake, ProtocolDetector
 
 
-class Accepted(asyncio.Protocol):
-    """A connection that was just made. It passes the transport on at once."""
+class Accepted(asyncio.BufferedProtocol):
+    """A connection that was just made. It passes the transport on at once. (An asyncio.Protocol would stay with the
+    transport: see `SharedReads`.)"""
 
     __slots__ = ("_context", "_tls")
 
@@ -60,7 +61,7 @@ def begin(
         transport.set_protocol(detector)
         detector.connection_made(transport)
         if first:
-            cast(asyncio.Protocol, transport.get_protocol()).data_received(first)
+            cast(SharedReads, transport.get_protocol()).receive(first)
     else:
         encrypted = Handshake(context, tls, client).transport
         transport.set_protocol(encrypted)
@@ -96,7 +97,7 @@ class ProxiedConnection(SharedReads):
         if clients.has_trusted and not clients.connected(self._peer).is_trusted:
             self._refuse("only FLOW_TRUSTED_PROXIES may send a PROXY protocol header")
 
-    def data_received(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
         if self._transport.is_closing():
             return
         try:

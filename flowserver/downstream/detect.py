@@ -41,7 +41,7 @@ class ProtocolDetector(SharedReads):
         else:
             self._context.connections.add(self)
 
-    def data_received(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
         self._first += data
         if not PREFACE.startswith(self._first[: len(PREFACE)]):
             self._become(DownstreamH1)
@@ -59,7 +59,7 @@ class ProtocolDetector(SharedReads):
         if self._context.drain.has_begun:
             successor.drain()
         if self._first:
-            successor.data_received(self._first)
+            successor.receive(self._first)
 
     # --- context.Connection ---
 

@@ -122,7 +122,7 @@ class DownstreamH1(SharedReads):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._fd = transport.get_extra_info("socket").fileno()
+        self._fd: int = transport.get_extra_info("socket").fileno()
         self.send_queue = SendQueue(self._transport, self._fd)
         self._is_tls = transport.get_extra_info("ssl_object") is not None
         self.write: Callable[[bytes], None] = self._transport.write
@@ -132,7 +132,7 @@ class DownstreamH1(SharedReads):
         if refusal is not None:
             self._refuse(refusal)
 
-    def data_received(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
         stream = self.stream
         if self._skipped:
             data = self._skip(data)

@@ -163,7 +163,7 @@ class DownstreamH2(SharedReads):
             return
         self._schedule_flush()
 
-    def data_received(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
         if self.is_over:
             return
         self._liveness.hear()

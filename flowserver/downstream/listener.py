@@ -130,7 +130,7 @@ class Listener:
             server.close()
 
 
-class _Adoption(asyncio.Protocol):
+class _Adoption(asyncio.BufferedProtocol):
     """The adoption of a connection, and its protocol until it is made, so that the process's load is reported without
     a gap.
 
