@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import ip_address
-from typing import Protocol
+from typing import Final, Protocol
 
 from ..config.addresses import IpAddress, Networks, plain_address
 from ..http.forwarded import Node, forwarded, x_forwarded_for
@@ -24,10 +24,13 @@ _MAPPED = "::ffff:"
 _BY_UNIX = -1
 """The key of clients without an address."""
 NOBODY = Networks()
+_MOST_SHARED: Final = 4096
+"""Addresses whose connections share an object, where nothing is counted."""
 
 
 class Client:
-    """The client of a connection or a request."""
+    """The client of a connection or a request. Without limits and trusted proxies an address has one object for all of
+    its connections: it takes 130 bytes, and behind a gateway most of them come from a few addresses."""
 
     __slots__ = ("address", "is_over_limit", "is_trusted", "key")
 
@@ -63,7 +66,7 @@ class Elsewhere(Protocol):
 class ClientsByAddress:
     """The clients of one listener."""
 
-    __slots__ = ("_elsewhere", "_most", "_open", "_trusted", "refused")
+    __slots__ = ("_elsewhere", "_most", "_open", "_shared", "_trusted", "refused")
 
     def __init__(self, most: int | None = None, trusted: Networks = NOBODY, elsewhere: Elsewhere | None = None) -> None:
         """`most`: connections, and requests by trusted proxies, that each client may have open; None: no limit.
@@ -73,6 +76,8 @@ class ClientsByAddress:
         self._trusted = trusted
         self._open: dict[int, int] = {}
         """By key, for clients with anything open."""
+        self._shared: dict[str | None, Client] = {}
+        """By address, where there is nothing to count."""
         self.refused = dict.fromkeys(("client_connections", "client_requests", "proxy_header", "tls_handshake"), 0)
         """Refused connections and requests by reason: a client's connections, or its requests by trusted proxies, above
         the limit; no valid PROXY protocol header; a failed TLS handshake."""
@@ -92,9 +97,18 @@ class ClientsByAddress:
         if text is not None and text.startswith(_MAPPED) and "." in text:
             text = text[len(_MAPPED) :]
         if self._most is None and not self._trusted:
-            return Client(text)  # parsing an address would take half as long as the rest of a connection's start
+            return self._uncounted(text)  # parsing it would take half as long as the rest of a connection's start
         address = None if text is None else plain_address(ip_address(text))
         return self._judged(text, self._key(address), is_trusted=address in self._trusted)
+
+    def _uncounted(self, text: str | None) -> Client:
+        shared = self._shared
+        client = shared.get(text)
+        if client is None:
+            if len(shared) >= _MOST_SHARED:
+                shared.clear()
+            client = shared[text] = Client(text)
+        return client
 
     def requested(self, proxy: Client, request: RequestHead) -> Client:
         """A request begins on a connection of the trusted `proxy`. Returns its client, as far as the named one can be
