@@ -108,7 +108,7 @@ _NOTHING: Final = Content(0, 0, 0.0)
 
 @dataclass(slots=True, init=False)
 class Ratio:
-    """Estimates tokens from what a `Meter` counts."""
+    """Estimates tokens from what a `Meter` counts. Not to be modified: the streams of a model share it."""
 
     family: Family
     correction: float
@@ -129,6 +129,9 @@ class Ratio:
         if calls:
             tokens += family.first_call
         return tokens + family.end if ended and (content.content_bytes or calls) else tokens
+
+
+_UNCORRECTED: Final = {name: Ratio(family) for name, family in FAMILIES.items()}
 
 
 def _shown(ratio: Ratio, content_bytes: int, content_events: float, text_tokens: float) -> float:
@@ -241,19 +244,19 @@ class Ratios:
 
     def ratio(self, format: Format, *, upstream: str, model: str | None) -> Ratio:
         """The current ratio for one stream. `model` as the request names it, bounded (see `names`)."""
-        family = FAMILIES[family_of(format.name, model)]
+        family = family_of(format.name, model)
         key = _key(format, upstream, model)
         if (evidence := self._models.get(key)) is None:
-            return Ratio(family)
+            return _UNCORRECTED[family]
         self._models.move_to_end(key)
-        return Ratio(family, evidence.correction)
+        return evidence.ratio(FAMILIES[family])
 
     def learn(self, format: Format, meter: Meter, *, upstream: str, model: str | None) -> None:
         """Learn from a finished stream, if its report is usable. Not for whole answers, which have one piece."""
         reported = _reported_text(meter)
         if reported is None:
             return
-        ratio = Ratio(FAMILIES[family_of(format.name, model)])
+        ratio = _UNCORRECTED[family_of(format.name, model)]
         meter.content.settle()
         content = content_of(meter)
         tokens = max(1.0, reported - ratio.markup(content, ended=not is_cut(meter.finish)))
@@ -267,20 +270,26 @@ class Ratios:
 class _Evidence:
     """Finished streams of one model, as fading sums."""
 
-    __slots__ = ("_logs", "_streams")
+    __slots__ = ("_logs", "_ratio", "_streams")
 
     def __init__(self) -> None:
         self._streams = 0.0
         self._logs = 0.0
+        self._ratio: Ratio | None = None
+        """None: not made yet from all that was learned."""
 
     def add(self, error: float) -> None:
         """The logarithm of what was reported for each token that was estimated."""
         self._streams = self._streams * _FADING + 1
         self._logs = self._logs * _FADING + max(-_MOST_CORRECTION, min(_MOST_CORRECTION, error))
+        self._ratio = None
 
-    @property
-    def correction(self) -> float:
-        return exp(self._logs / (self._streams + _TRUST))
+    def ratio(self, family: Family) -> Ratio:
+        """The ratio for a stream of this model, which is of `family`."""
+        ratio = self._ratio
+        if ratio is None:
+            ratio = self._ratio = Ratio(family, exp(self._logs / (self._streams + _TRUST)))
+        return ratio
 
 
 def _key(format: Format, upstream: str, model: str | None) -> tuple[str, str, str]:
