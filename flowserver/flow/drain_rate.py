@@ -94,14 +94,15 @@ class PaceMeter:
     __slots__ = ("_passed", "_since", "_unacknowledged")
 
     def __init__(self, now: float) -> None:
-        self.begin(now)
-
-    def begin(self, now: float) -> None:
         self._since = now
         self._passed = 0
         """Bytes since then."""
         self._unacknowledged = 0
         """Bytes that were in flight to the receiver then."""
+
+    def begin(self, now: float) -> None:
+        self._since = now
+        self._passed = self._unacknowledged = 0
 
     def measure(self, now: float, passed: int, least: float, unacknowledged: Callable[[], int]) -> float | None:
         """Returns the rate since the last measurement, with `passed` further bytes. `unacknowledged` returns the bytes

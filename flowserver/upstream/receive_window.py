@@ -119,7 +119,7 @@ class ReceiveWindow:
 
     def begin(self, *, whole: bool) -> None:
         """A request begins. `whole`: its answer is known not to be a stream."""
-        self._wanted.begin()
+        self._wanted.expect()
         self.buffer = READ_BUFFER
         if whole:
             self.widen()

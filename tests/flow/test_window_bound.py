@@ -77,7 +77,7 @@ def test_each_answer_has_a_first_moment() -> None:
     window = Window(16 * KB)
     window.pass_(1, 0.0)
     window.clock.advance(10)
-    window.rule.begin()
+    window.rule.expect()
     window.pass_(1, 0.0)
     assert window.pass_(10_000_000, 1.5 * AFAR) == EARLY
 
