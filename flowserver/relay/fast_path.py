@@ -65,7 +65,6 @@ class FastPath:
         "_write",
         "chunks",
         "size",
-        "writes",
     )
 
     def __init__(self, event_filter: EventFilter, chunks: int) -> None:
@@ -80,7 +79,7 @@ class FastPath:
         """The form of the events that may pass; None: it was never open."""
         self._write: Callable[[bytes], None] = _drop
         self._framed = False
-        """Whether `_write` takes whole chunks."""
+        """Whether `_write` takes whole chunks: always or never, by the client's protocol."""
         self._room = self._granted = _SHUT
         """Bytes of content that may still pass, and the same when events were last counted."""
         self._events = 0
@@ -93,8 +92,6 @@ class FastPath:
         """Body bytes that have passed, without framing."""
         self.chunks = 0
         """Number of reads of these bytes."""
-        self.writes = 0
-        """How many of these went to the client as whole chunks."""
 
     # --- opening and closing ---------------------------------------------------------------------------------------
 
@@ -129,6 +126,11 @@ class FastPath:
     def is_open(self) -> bool:
         return self._owner is not None
 
+    @property
+    def writes(self) -> int:
+        """How many of the reads went to the client as whole chunks."""
+        return self.chunks if self._framed else 0
+
     def __repr__(self) -> str:
         state = "open" if self.is_open else "closed"
         return f"<FastPath {state} size={self.size} uncounted={self._events} room={self._room}>"
@@ -153,10 +155,7 @@ class FastPath:
         events = self._events
         if not events:
             return
-        chunks = events - self._together
-        self.chunks += chunks
-        if self._framed:
-            self.writes += chunks
+        self.chunks += events - self._together
         self._filter.count_template(events, self._granted - self._room)
         self._granted = self._room
         self._events = self._together = 0
