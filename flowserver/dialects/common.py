@@ -156,9 +156,7 @@ class BaseFormat:
 class BaseMeter(Shortcut):
     """The state that all meters have."""
 
-    __slots__ = ("_announced", "failed", "finish", "finished", "model", "unread", "usage")
-
-    running = False
+    __slots__ = ("_announced", "failed", "finish", "finished", "model", "running", "unread", "usage")
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,11 +164,13 @@ class BaseMeter(Shortcut):
         self.model: str | None = None
         self.finish: str | None = None
         self.failed: str | None = None
-        self.finished = False
         self.unread = 0
         self._announced = b""
         """Tools' names in the events that open a call. They are counted with the content that follows, because an event
         that opens something must not be withheld."""
+        # Flags last, beside those of subclasses: see CONTRIBUTING.md, "The compiled build".
+        self.finished = False
+        self.running = False
 
     def _note_report(self, output: int | None) -> None:
         """The provider's final report has `output`; None: it should, but does not."""

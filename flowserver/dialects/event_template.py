@@ -137,13 +137,13 @@ class Shortcut:
     has_text = True
 
     def __init__(self) -> None:
+        self.other_output = False  # beside the other flag: see CONTRIBUTING.md, "The compiled build"
         self.content_bytes = 0
         self.content_events = 0
         self.reasoning_bytes = 0
         self.content = ByteClasses()
         self.calls = 0
         self.citations = 0
-        self.other_output = False
         self._reported_at = -1
         """`content_bytes` when the last report was read; -1: none was, or a later event took it back."""
         self._payload: EventTemplate | None = None

@@ -58,7 +58,7 @@ _FIRST: Final[frozenset[int]] = frozenset((0,))
 class ChatMeter(BaseMeter):
     """Reads an event of 284 bytes that fits its template in 0.7 us, with parsing in 2.5."""
 
-    _object = "chat.completion.chunk"
+    _object: ClassVar[str] = "chat.completion.chunk"
     _empty: ClassVar[dict[str, Any]] = {"delta": {}}
     """A choice without content."""
 
@@ -72,18 +72,16 @@ class ChatMeter(BaseMeter):
         "_reported",
         "_sample",
         "_seen",
-        "running",
     )
 
     def __init__(self, params: RequestParams, quirks: Quirks, *, cuttable: bool) -> None:
         super().__init__()
-        self._params = params
-        self._quirks = quirks
         # Flags side by side: see CONTRIBUTING.md, "The compiled build".
         self._cuttable = cuttable
-        self.running = False
         self._reported = False
         """Whether the client has the final usage report, or would not get it anyway."""
+        self._params = params
+        self._quirks = quirks
         self._seen = _NONE
         """Indexes of choices that have begun, `MAX_OPEN` at most; of others no end is noted or made."""
         self._closed = _NONE
@@ -319,7 +317,7 @@ class ChatMeter(BaseMeter):
 
 
 class CompletionsMeter(ChatMeter):
-    _object = "text_completion"
+    _object: ClassVar[str] = "text_completion"
     _empty: ClassVar[dict[str, Any]] = {"text": ""}
 
     __slots__ = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from ..errors import EndReason
 from ..flow.bounded_buffer import BoundedWriter, Watermarks
@@ -84,7 +84,7 @@ class StreamConnection(Protocol):
 class H1Stream(HeldUpload):
     """One request and its answer on a connection: a `relay.interfaces.DownstreamStream`."""
 
-    protocol = "h1"
+    protocol: ClassVar[str] = "h1"
 
     __slots__ = (
         "_bodiless",
@@ -112,7 +112,6 @@ class H1Stream(HeldUpload):
         self.request = request
         client = connection.client
         self.client = connection.clients.requested(client, request) if client.is_trusted else client
-        self.request_whole = False
         self.events: DownstreamEvents
         self._writer: BoundedWriter | None = None
         """None: the transport has accepted everything at once so far, as usual."""
@@ -120,6 +119,8 @@ class H1Stream(HeldUpload):
         """Chunks that bypassed the writer."""
         self._stalled: Activity | None = None
         """Progress of tokens while the client accepts nothing; None: not requested yet."""
+        # Flags side by side: see CONTRIBUTING.md, "The compiled build".
+        self.request_whole = False
         self._chunked = False
         self._bodiless = False
         self._ending: _Ending | None = None

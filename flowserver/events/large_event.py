@@ -74,13 +74,14 @@ class ScannerState(Generic[Reader]):
         """`max_event`: most bytes of an event that is held."""
         self._max = max_event
         self._held = bytearray()
-        self.at_boundary = True
-        self.broken = False
         self._large: Reader | None = None
         """Reads the current event if it is too large."""
         self._oversized = 0
         self._unread_text = 0
         self._attachments = 0
+        # Flags last, beside those of subclasses: see CONTRIBUTING.md, "The compiled build".
+        self.at_boundary = True
+        self.broken = False
 
     @property
     def held(self) -> int:

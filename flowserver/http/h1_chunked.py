@@ -70,8 +70,8 @@ class ChunkDecoder:
         """Missing bytes of the current chunk, its CRLF included; 0 between chunks, -1 after the last."""
         self._line = b""
         """An incomplete size line."""
-        self.ended = False
         self.rest = b""
+        self.ended = False  # last, beside the flags of subclasses: see CONTRIBUTING.md, "The compiled build"
 
     @property
     def at_boundary(self) -> bool:

@@ -125,11 +125,11 @@ class ChunkedBody(ChunkDecoder):
     def __init__(self, connection: h11.Connection | None) -> None:
         """`connection` has read the head and reads the end; None: the response is plain."""
         super().__init__()
-        self._h11 = connection
         self._is_whole = False
+        self.keeps_alive = True
+        self._h11 = connection
         self._scanned = 0
         """Bytes of `rest` already searched for bare line feeds."""
-        self.keeps_alive = True
 
     def read_end(self) -> bool:
         """Read the last chunk's size line, trailers, which are dropped, and a blank line (RFC 9112 section 7.1.2)."""

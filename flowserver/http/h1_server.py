@@ -7,7 +7,7 @@ two.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import h11
 
@@ -115,8 +115,8 @@ class PlainMessage:
 
     __slots__ = ("_closes", "_ended", "_left", "_method", "bodiless", "chunked", "head_sent")
 
-    awaits_continue = False
-    is_tunnel = False
+    awaits_continue: ClassVar[bool] = False
+    is_tunnel: ClassVar[bool] = False
 
     def __init__(self, request: RequestHead) -> None:
         self._method = request.method

@@ -47,8 +47,9 @@ class RequestClient(Protocol):
 class DownstreamStream(UploadCount, Protocol):
     """The client's side of one exchange."""
 
-    protocol: str
-    """"h1" or "h2", for the access log."""
+    @property
+    def protocol(self) -> str:
+        """For the access log: "h1" or "h2"."""
 
     @property
     def client(self) -> RequestClient: ...
