@@ -160,3 +160,11 @@ def test_what_is_open_is_what_was_added_and_not_discarded(steps: list[tuple[str,
             assert clients.open(_connected(clients, each)) == expected
     assert set(connections) == set(held)
     assert len(connections) == len(held)
+
+
+def test_connections_share_a_client_where_nothing_is_counted() -> None:
+    plain, counting = _clients(trusted=""), _clients(most=2, trusted="")
+    assert plain.connected("192.0.2.1") is plain.connected("::ffff:192.0.2.1")
+    assert plain.connected("192.0.2.1").address == "192.0.2.1"
+    assert plain.connected("192.0.2.2") is not plain.connected("192.0.2.1")
+    assert counting.connected("192.0.2.1") is not counting.connected("192.0.2.1")

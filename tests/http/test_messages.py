@@ -220,6 +220,15 @@ def test_no_length_is_told_of_an_answer_that_may_not_tell_one() -> None:
     assert response_for_downstream(ResponseHead(304, [], content_length=5), request_id=b"i").content_length == 5
 
 
+def test_a_repeated_head_finds_the_fields_to_pass_on_once() -> None:
+    first = RequestHead(b"POST", b"/", [(b"host", b"relay"), (b"x-a", b"1"), (b"content-length", b"3")])
+    first.keep_passing()
+    second = first.of_length(2, b"5", has_body=True)
+    second.forget_index()
+    assert second.find(b"content-length") == b"5"
+    assert second.passing is first.passing == [(b"x-a", b"1")]
+
+
 def test_an_answered_request_is_known_by_its_line_only() -> None:
     headers = [(b"host", b"relay"), (b"user-agent", b"sdk"), (b"content-length", b"3")]
     request = RequestHead(b"POST", b"/v1?key=k", headers, content_length=3, has_body=True)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowserver.errors import RelayError
-from flowserver.http.h1_request_head import MAX_HEAD, MAX_URI, HeadReader, RepeatedHead
+from flowserver.http.h1_request_head import MAX_HEAD, MAX_URI, HeadReader, RepeatedHead, whole_head
 from flowserver.http.h1_server import read_request
 from flowserver.http.messages import RequestHead
 
@@ -37,7 +37,7 @@ def read(pieces: list[bytes]) -> tuple[str, object]:
     """What becomes of the first head in `pieces`: taken, with all that counts in it, refused, or incomplete."""
     reader = HeadReader()
     for number, piece in enumerate(pieces):
-        result = reader.feed(piece)
+        result = (whole_head(piece) if not number else None) or reader.feed(piece)
         if isinstance(result, RelayError):
             return "refused", None
         if result is not None:
