@@ -246,10 +246,18 @@ class InvokeMeter(AnthropicMeter):
 
     def _read_converse(self, chunk: Any) -> None:
         inner = self._converse = self._converse or ConverseMeter()
+        self._hand_over(inner)
         for name, event in chunk.items():
             if name != _METRICS:
                 inner.read_event(name.encode(), event)
         self._take_over(inner)
+
+    def _hand_over(self, inner: ConverseMeter) -> None:
+        """Let it go on from what is counted: a model may mix its own form with Converse's."""
+        inner.content_bytes, inner.reasoning_bytes = self.content_bytes, self.reasoning_bytes
+        inner.content, inner.calls, inner.citations = self.content, self.calls, self.citations
+        inner.usage, inner.finish, inner.finished = self.usage, self.finish, self.finished
+        inner.other_output = self.other_output
 
     def _take_over(self, inner: ConverseMeter) -> None:
         self.content_bytes, self.reasoning_bytes = inner.content_bytes, inner.reasoning_bytes
@@ -282,6 +290,7 @@ class InvokeMeter(AnthropicMeter):
             super()._read_whole(answer)
         elif "output" in answer or "stopReason" in answer:
             inner = ConverseMeter()
+            self._hand_over(inner)
             inner.read_answer(answer)
             self._take_over(inner)
         else:

@@ -186,6 +186,13 @@ def test_whole_answers_of_invoke() -> None:
         assert (meter.content_bytes, meter.finished) == (5, True)
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 1, 0), (1, 0, 1, 0)])
+def test_an_own_form_mixed_with_that_of_converse_is_counted_whole(order: tuple[int, ...]) -> None:
+    mixed = ({"outputText": "hello"}, {"contentBlockDelta": said(text="hello")[1]})
+    meter = invoke(*(mixed[each] for each in order))
+    assert meter.content_bytes == 5 * len(order)
+
+
 # --- both ---
 
 
