@@ -159,9 +159,11 @@ class _Adoption(asyncio.BufferedProtocol):
             waiting = cast(asyncio.Future[object], self._steps.send(None))
         except StopIteration:
             self._end()
-        except OSError:  # the client has left, or no descriptor is free for the event loop
+        except Exception as error:
             self._connection.close()
             self._end()
+            if not isinstance(error, OSError):  # the client has left, or no descriptor is free for the event loop
+                raise
         else:
             waiting.add_done_callback(self.advance)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
+
 import pytest
 
 from flowserver.downstream.clients_by_address import UNKNOWN, Client
@@ -65,3 +69,21 @@ def test_each_step_is_one_connection_and_none_that_is_gone(context: ListenerCont
     context.connections.discard(left)
     assert len(list(look)) == 8
     assert not left.looks
+
+
+@pytest.mark.parametrize("error", [ConnectionAbortedError, RuntimeError])
+async def test_a_connection_that_cannot_be_adopted_is_closed_and_no_longer_counted(
+    context: ListenerContext, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    class Failing:
+        async def connect_accepted_socket(self, factory: object, connection: socket.socket) -> None:
+            raise error
+
+    monkeypatch.setattr(asyncio, "get_running_loop", Failing)
+    ours, theirs = socket.socketpair()
+    arrived: list[bool] = []
+    listener = Listener(context)
+    with theirs, contextlib.nullcontext() if error is ConnectionAbortedError else pytest.raises(error):
+        listener.adopt(ours, lambda: arrived.append(True))
+    monkeypatch.undo()
+    assert (arrived, listener.connections, ours.fileno()) == ([True], 0, -1)
