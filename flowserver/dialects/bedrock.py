@@ -22,6 +22,7 @@ from .api_paths import find_model
 from .base import Auth, KeyPaths, Meter, Quirks, RequestParams
 from .common import (
     BaseFormat,
+    BaseMeter,
     JsonMeter,
     count,
     error_text,
@@ -191,6 +192,14 @@ class ConverseMeter(JsonMeter):
         return _exception(error)
 
 
+def _copy_counts(source: BaseMeter, target: BaseMeter) -> None:
+    """Let `target` go on from what `source` has counted."""
+    target.content_bytes, target.reasoning_bytes = source.content_bytes, source.reasoning_bytes
+    target.content, target.calls, target.citations = source.content, source.calls, source.citations
+    target.usage, target.finish, target.finished = source.usage, source.finish, source.finished
+    target.other_output = source.other_output
+
+
 class InvokeMeter(AnthropicMeter):
     """InvokeModelWithResponseStream: frames with chunks of the model's own form. Anthropic's are the events of its
     Messages API, Nova's those of Converse, each in an object under its name. Of other models the text is read, and what
@@ -246,24 +255,14 @@ class InvokeMeter(AnthropicMeter):
 
     def _read_converse(self, chunk: Any) -> None:
         inner = self._converse = self._converse or ConverseMeter()
-        self._hand_over(inner)
+        _copy_counts(self, inner)  # a model may mix its own form with this one
         for name, event in chunk.items():
             if name != _METRICS:
                 inner.read_event(name.encode(), event)
         self._take_over(inner)
 
-    def _hand_over(self, inner: ConverseMeter) -> None:
-        """Let it go on from what is counted: a model may mix its own form with Converse's."""
-        inner.content_bytes, inner.reasoning_bytes = self.content_bytes, self.reasoning_bytes
-        inner.content, inner.calls, inner.citations = self.content, self.calls, self.citations
-        inner.usage, inner.finish, inner.finished = self.usage, self.finish, self.finished
-        inner.other_output = self.other_output
-
     def _take_over(self, inner: ConverseMeter) -> None:
-        self.content_bytes, self.reasoning_bytes = inner.content_bytes, inner.reasoning_bytes
-        self.content, self.calls, self.citations = inner.content, inner.calls, inner.citations
-        self.usage, self.finish, self.finished = inner.usage, inner.finish, inner.finished
-        self.other_output = inner.other_output
+        _copy_counts(inner, self)
         self.unread, inner.unread = self.unread + inner.unread, 0
         if inner.is_final:
             self._note_report(inner.usage.output)
@@ -290,7 +289,7 @@ class InvokeMeter(AnthropicMeter):
             super()._read_whole(answer)
         elif "output" in answer or "stopReason" in answer:
             inner = ConverseMeter()
-            self._hand_over(inner)
+            _copy_counts(self, inner)  # a model may mix its own form with this one
             inner.read_answer(answer)
             self._take_over(inner)
         else:
