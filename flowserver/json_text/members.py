@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -42,7 +43,7 @@ class Reads:
     """The names that matter in an object, each with what is read of it: None, a scalar; `Reads`, an object with names
     of its own; `COUNT`; `SPAN`. `aliases`: other spelling -> name; an object that has both is ambiguous."""
 
-    __slots__ = ("_dull", "_folded", "exact")
+    __slots__ = ("_dull", "_folded", "exact", "noted")
 
     def __init__(self, names: Mapping[str, Reads | str | None], aliases: Mapping[str, str] | None = None) -> None:
         spellings = {name: name for name in names} | dict(aliases or {})
@@ -51,6 +52,14 @@ class Reads:
         self._folded = {folded(spelling) for spelling in self.exact}
         self._dull: set[bytes] = set()
         """Other names seen so far; folding one takes a third of the time of reading a member."""
+        self.noted: frozenset[bytes] = frozenset()
+
+    def noting(self, names: Iterable[str]) -> Reads:
+        """The same, which also notes where the values of `names` are, whatever they are, for the outermost object only.
+        Nothing about these is a problem; of two with the same name the last counts."""
+        reads = copy(self)
+        reads.noted = frozenset(name.encode() for name in names)
+        return reads
 
     def is_variant(self, name: bytes) -> bool:
         """Whether a lenient reader would take `name`, which is not in `exact`, for one that is."""
@@ -162,6 +171,10 @@ class _Malformed(Exception):
     pass
 
 
+_NOTHING_NOTED: Final[dict[bytes, Member]] = {}
+"""Shared, and never changed: a dictionary of its own would take 64 bytes of each request."""
+
+
 class JsonMembers:
     """`feed` the text as it arrives, then `finish`. Once there is a `problem`, nothing more is read."""
 
@@ -170,12 +183,14 @@ class JsonMembers:
         "_frames",
         "_held",
         "_most_scalar",
+        "_noting",
         "_offset",
         "_pending",
         "_reads",
         "_start",
         "_state",
         "members",
+        "noted",
         "problem",
         "values",
     )
@@ -191,6 +206,8 @@ class JsonMembers:
         self._frames: list[_Frame] = []
         self._pending: tuple[str, str, Reads | str | None] | None = None
         """The member whose value comes next; None: it does not matter."""
+        self._noting: bytes | None = None
+        """The name in `Reads.noted` whose value comes next or is being read."""
         self._start = 0
         """Where the skipped value begins."""
         self._end = ValueEnd(strict=True)
@@ -201,6 +218,8 @@ class JsonMembers:
         counts, 1 for a `SPAN`; None, False, 0 or [] for a value that should be an object but is not."""
         self.members: dict[tuple[str, ...], Member] = {}
         """The position of each, by its path as spelt. `()` is the whole object."""
+        self.noted: dict[bytes, Member] = {} if reads.noted else _NOTHING_NOTED
+        """The values of the names in `Reads.noted`."""
 
     @property
     def ended(self) -> bool:
@@ -296,6 +315,8 @@ class JsonMembers:
                 self._scalar(match.start(2), match[2])
             elif reads.is_variant(raw):
                 break
+            if raw in reads.noted:
+                self.noted[raw] = Member(self._offset + match.start(2), self._offset + match.end(2))
             frame.count += 1
             if frame.count > MOST_MEMBERS:
                 raise _Malformed(_TOO_MANY)
@@ -337,6 +358,8 @@ class JsonMembers:
             raise _Malformed(_LONG_NAME)
         if b"\\" in raw:
             raw = _unescaped(raw)
+        if raw in reads.noted:
+            self._noting = raw
         self._pending = pending = reads.exact.get(raw)
         if pending is None:
             if reads.is_variant(raw):
@@ -388,6 +411,7 @@ class JsonMembers:
         """A text, a number or a word stands at `position`."""
         frame, pending = self._frames[-1], self._pending
         self._state = _AFTER
+        self._note(self._offset + position, self._offset + position + len(raw))
         if frame.reads is None:
             if raw[:1] == _QUOTE:
                 frame.count += 1
@@ -464,6 +488,7 @@ class JsonMembers:
             self.members[()] = Member(frame.start, close + 1, close, not frame.count)
             self._state = _END
             return position
+        self._note(frame.start, close + 1)
         above = self._frames[-1].values
         above[frame.path[-1]] = frame.values if frame.reads is not None else max(1, frame.count)
         self.members[frame.path] = Member(frame.start, close + 1, close, not frame.count)
@@ -490,9 +515,17 @@ class JsonMembers:
         """The skipped value that began at `_start` ends. A container in place of something else that matters can be
         replaced."""
         self._state = _AFTER
+        self._note(self._start, self._offset + end)
         if self._pending is not None and (frame := self._frames[-1]).reads is not None:
             self.members[(*frame.path, self._pending[0])] = Member(self._start, self._offset + end)
         return end
+
+    def _note(self, start: int, end: int) -> None:
+        """A value from `start` to `end` is over, in the outermost object or inside one of its values."""
+        name = self._noting
+        if name is not None and len(self._frames) == 1:
+            self.noted[name] = Member(start, end)
+            self._noting = None
 
     def _ambiguous(self, text: str) -> None:
         self.problem = Problem(text, is_ambiguous=True)

@@ -7,14 +7,16 @@ everything else stays unchanged, byte for byte.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, Final, Protocol
 
+from ..dialects.conversation import CONVERSATION_NAMES
 from ..errors import RelayError, bad_request
 from ..http.form_data import FormMembers, has_plain_charset
 from ..http.messages import RequestHead
 from ..json_text.edits import Edit, Places, apply, edits
-from ..json_text.members import JsonMembers, Problem, Reads
+from ..json_text.members import JsonMembers, Member, Problem, Reads
 from ..names import cached
 
 _MODEL_ONLY: Final = Reads({"model": None})
@@ -22,6 +24,7 @@ _BOUNDARY = re.compile(rb"""([\w'()+./:=?&!#$%^`|~{}*-]{1,70})|"([^"\\\r\n]{1,70
 _SMALL_PIECE: Final = 65_536
 _FULL_PIECE: Final = 1 << 18
 _NO_VALUES: Final[Mapping[str, Any]] = {}
+_NOTHING_NOTED: Final[Mapping[bytes, Member]] = {}
 _NOWHERE: Final[Places] = {}
 """An empty dictionary of its own would take 64 bytes of each request."""
 
@@ -51,7 +54,7 @@ class RequestBody(Protocol):
 
 
 class JsonBody:
-    __slots__ = ("_places", "_reader", "error", "is_ambiguous", "values")
+    __slots__ = ("_places", "_reader", "error", "is_ambiguous", "noted", "values")
 
     def __init__(self, reads: Reads) -> None:
         self._reader: JsonMembers | None = JsonMembers(reads)
@@ -59,6 +62,8 @@ class JsonBody:
         self._places = _NOWHERE
         """The places of `values`; empty if the body is not complete, or can't be read."""
         self.values: Mapping[str, Any] = _NO_VALUES
+        self.noted: Mapping[bytes, Member] = _NOTHING_NOTED
+        """The places of the names in `Reads.noted`, as `values` in all else."""
         self.error: RelayError | None = None
         self.is_ambiguous = False
 
@@ -77,7 +82,7 @@ class JsonBody:
         reader.finish()
         problem = reader.problem
         if problem is None:
-            self.values, self._places = reader.values, reader.members
+            self.values, self._places, self.noted = reader.values, reader.members, reader.noted
         else:
             self.is_ambiguous = problem.is_ambiguous
             remedy = "Send each name once." if problem.is_ambiguous else "Send one JSON object in UTF-8."
@@ -156,9 +161,14 @@ class UnreadBody:
 _has_plain_charset: Final = cached(has_plain_charset)
 
 
-def open_body(request: RequestHead, reads: Reads | None, *, takes_forms: bool) -> RequestBody:
+_noting_conversation: Final[Callable[[Reads], Reads]] = cache(lambda reads: reads.noting(CONVERSATION_NAMES))
+
+
+def open_body(
+    request: RequestHead, reads: Reads | None, *, takes_forms: bool, finds_conversation: bool = False
+) -> RequestBody:
     """Make the reader of the body of `request`. `reads`: the fields that are relevant to its API; None: the API is
-    unknown, so only the model is."""
+    unknown, so only the model is. `finds_conversation`: also note what the conversation is known by."""
     for encoding in _values(request, b"content-encoding"):
         if encoding.strip().lower() not in (b"identity", b""):
             shown = encoding[:32].decode("latin-1")
@@ -173,7 +183,8 @@ def open_body(request: RequestHead, reads: Reads | None, *, takes_forms: bool) -
         message = "The request body is in an unsupported charset. Send UTF-8."
         return UnreadBody(bad_request(message, status=415, code="unsupported_charset"))
     if kind[:19].lower() != b"multipart/form-data":
-        return JsonBody(reads or _MODEL_ONLY)
+        read = reads or _MODEL_ONLY
+        return JsonBody(_noting_conversation(read) if finds_conversation else read)
     boundary = boundary_of(kind)
     if boundary is None:
         return UnreadBody(bad_request("The form's Content-Type has no proper boundary.", code="unreadable_body"))

@@ -28,12 +28,12 @@ class RequestReading:
     __slots__ = (
         "_body",
         "_estimate",
+        "_finds_conversation",
         "_input_estimate",
         "_is_form",
         "_is_limited",
         "_request",
         "_size",
-        "conversation",
         "format",
         "params",
     )
@@ -51,10 +51,9 @@ class RequestReading:
         self._is_limited = False
         """Whether a body that can't be read is refused."""
         self._is_form = False
+        self._finds_conversation = False
         self._estimate: InputEstimate | None = None
         """None: the body is not JSON of a known API."""
-        self.conversation: ConversationStart | None = None
-        """None: not requested, or there is none."""
 
     def open(self, *, finds_conversation: bool = False) -> None:
         """Read the head, and prepare for a body if there is one. `finds_conversation`: also determine the
@@ -62,12 +61,11 @@ class RequestReading:
         if self._request.has_body:
             known = self.format
             reads, takes_forms = (known.reads, known.takes_forms) if known is not None else (None, True)
-            self._body = open_body(self._request, reads, takes_forms=takes_forms)
+            self._finds_conversation = finds_conversation
+            self._body = open_body(self._request, reads, takes_forms=takes_forms, finds_conversation=finds_conversation)
             if known is not None and isinstance(self._body, JsonBody):
                 self._estimate = InputEstimate()
             self._is_form = isinstance(self._body, FormBody)
-            if finds_conversation and not self._is_form:
-                self.conversation = ConversationStart()
         if self._request.is_tunnel:
             self._read({"model": next(iter(models_in_query(self._target)), None)})
         elif self._body is None or path_model(self._target) is not None:
@@ -76,6 +74,14 @@ class RequestReading:
     @property
     def _target(self) -> str:
         return self._request.target.decode("ascii")
+
+    def conversation(self, pieces: Sequence[bytes]) -> ConversationStart | None:
+        """What the conversation in the body `pieces` is known by; None: this was not requested of `open`, or there is
+        none."""
+        body = self._body
+        if not self._finds_conversation or self._is_form or body is None:
+            return None
+        return ConversationStart(body.noted if isinstance(body, JsonBody) else {}, pieces)
 
     @property
     def is_known(self) -> bool:
@@ -88,8 +94,6 @@ class RequestReading:
         self._size += len(data)
         if self._estimate is not None:
             self._estimate.feed(data)
-        if self.conversation is not None:
-            self.conversation.feed(data)
         if body is None:
             return None
         known = body.is_known
@@ -106,8 +110,6 @@ class RequestReading:
         if body is not None:
             body.finish()
             self._read(body.values)
-        if self.conversation is not None:
-            self.conversation.finish()
 
     def sent(self) -> None:
         """All of the request was sent to a provider. The estimate is made here, since its answer does not wait for
@@ -117,7 +119,7 @@ class RequestReading:
 
     def forget(self) -> None:
         """The answer has begun: the request can't be changed any more."""
-        self._body = self.conversation = None
+        self._body = None
 
     def _read(self, values: Mapping[str, Any]) -> None:
         if self.format is not None:

@@ -13,8 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from functools import cache
 from hashlib import blake2b
+from operator import itemgetter
+from typing import Final
 
+from ..dialects.conversation import ConversationStart
 from ..http.messages import RequestHead
 from ..quota.identify import session_of, user_of
 from ..relay.account import Account
@@ -26,7 +30,8 @@ SLACK = 8
 """It may exceed its share by this many, if that is more: a few requests are never balanced, and processing a whole
 conversation again costs a provider more than a few extra requests."""
 _KEY_BYTES = 16
-_POINTS = 1 << 52
+_BITS: Final = (1 << 64) - 1
+_POINTS: Final = 1 << 52
 """The midpoint between two of this many points is still a float below 1."""
 
 
@@ -43,15 +48,16 @@ class Affinity:
 
     def preference(self, request: RequestHead, account: Account, pieces: Sequence[bytes]) -> Preference | None:
         """The preference of a request with the body `pieces`; None: nothing shows what it belongs to."""
-        key = self._session_key(request, account) if self.by_session else None
-        key = key or _start_key(account, pieces)
+        conversation = account.request.conversation(pieces)
+        key = self._session_key(request, account, conversation) if self.by_session else None
+        if key is None and conversation is not None:
+            key = _start_key(account, conversation)
         return None if key is None else Preference(key, self._slack)
 
     @staticmethod
-    def _session_key(request: RequestHead, account: Account) -> bytes | None:
+    def _session_key(request: RequestHead, account: Account, conversation: ConversationStart | None) -> bytes | None:
         """The key from x-flow-session, else from the conversation in the body, else from the user. Each tenant has its
         own names."""
-        conversation = account.request.conversation
         tenant = account.tenant.name if account.tenant is not None else ""
         name = session_of(request) or (conversation.name if conversation is not None else None)
         if name is not None:
@@ -60,19 +66,15 @@ class Affinity:
         return None if user is None else _key("user", tenant, user)
 
 
-def _start_key(account: Account, pieces: Sequence[bytes]) -> bytes | None:
+def _start_key(account: Account, conversation: ConversationStart) -> bytes | None:
     """The key from model and beginning, across tenants, as in caches."""
-    conversation = account.request.conversation
-    texts = conversation.texts(pieces) if conversation is not None else []
+    texts = conversation.texts()
     return _key("start", account.params.model or "", *texts) if texts else None
 
 
 def _key(*parts: str | bytes) -> bytes:
-    digest = blake2b(digest_size=_KEY_BYTES)
-    for part in parts:
-        written = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        digest.update(b"%d:%b" % (len(written), written))
-    return digest.digest()
+    written = [part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part for part in parts]
+    return blake2b(b"".join([b"%d:%b" % (len(part), part) for part in written]), digest_size=_KEY_BYTES).digest()
 
 
 class Preference:
@@ -117,13 +119,26 @@ class Preference:
 
 def order(key: bytes, hosts: Collection[UpstreamHost]) -> list[UpstreamHost]:
     """The order in which `key` prefers `hosts`. The probability to be first is proportional to a host's weight."""
+    number = int.from_bytes(key[:8], "big") ^ int.from_bytes(key[8:], "big")
+    scored = [(-host.weight / math.log(_point(number ^ _seed(host.settings.name))), host) for host in hosts]
+    scored.sort(key=_score, reverse=True)
+    return [host for _, host in scored]
 
-    def score(host: UpstreamHost) -> float:
-        digest = blake2b(host.settings.name.encode(), digest_size=8, key=key).digest()
-        point = (int.from_bytes(digest, "big") % _POINTS + 0.5) / _POINTS
-        return -host.weight / math.log(point)
 
-    return sorted(hosts, key=score, reverse=True)
+_score = itemgetter(0)
+
+
+def _point(number: int) -> float:
+    """A point between 0 and 1 for 64 bits, by the finalizer of SplitMix64 (Steele, Lea and Flood 2014)."""
+    number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 & _BITS
+    number = (number ^ number >> 27) * 0x94D049BB133111EB & _BITS
+    return ((number ^ number >> 31) % _POINTS + 0.5) / _POINTS
+
+
+@cache
+def _seed(name: str) -> int:
+    """The 64 bits that stand for the provider of this name."""
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
 def bound(hosts: Sequence[UpstreamHost], slack: float = SLACK) -> float:

@@ -8,29 +8,21 @@ from typing import Any
 import orjson
 import pytest
 
-from flowserver.dialects.conversation import TEXT_BYTES, WINDOW, ConversationStart
+from flowserver.dialects.conversation import TEXT_BYTES, WINDOW
 from flowserver.names import USER_BYTES
-from tests.support.scanning import pieces
+from tests.support.conversations import conversation
 
 USER = "Why is the sky blue?"
 Body = dict[str, Any]
 
 
-def read(body: bytes, *cuts: int) -> ConversationStart:
-    start = ConversationStart()
-    for piece in pieces(body, cuts):
-        start.feed(piece)
-    start.finish()
-    return start
-
-
 def texts(body: Mapping[str, object] | bytes) -> list[bytes]:
     written = body if isinstance(body, bytes) else orjson.dumps(body)
-    return read(written).texts([written])
+    return conversation(written).texts()
 
 
 def name(**body: object) -> str | None:
-    return read(orjson.dumps(body)).name
+    return conversation(orjson.dumps(body)).name
 
 
 def message(role: str, content: object) -> Body:
@@ -155,19 +147,31 @@ def test_what_counts(body: Body | bytes, found: list[bytes]) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b'{"messages":["a"],"messages":["b"]}',
-        b'{"messages":["a"],"Messages":["b"]}',
-        b'{"prompt":"a","prompt_cache_key":"%b"}' % (b"k" * 10_000),
         b'{"messages":["a"',
         b'{"prompt":"a"} {"prompt":"b"}',
-        b'{"systemInstruction":"a","systemInstruction":"b"}',
         b'[{"messages":"a"}]',
         b"\xef\xbb\xbf{}",
     ],
 )
 def test_what_can_not_be_read_counts_with_its_beginning(body: bytes) -> None:
     assert texts(body) == [body[:TEXT_BYTES]]
-    assert read(body).name is None
+    assert conversation(body).name is None
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b'{"messages":["a"],"messages":["b"]}', [b"b"]),
+        (b'{"messages":["a"],"Messages":["b"]}', [b"a"]),
+        (b'{"systemInstruction":"a","systemInstruction":"b"}', [b"b"]),
+        (b'{"prompt":"a","prompt_cache_key":"%b"}' % (b"k" * 10_000), [b"a"]),
+        (b'{"prompt":"a","prompt_cache_key":"\\q"}', [b"a"]),
+    ],
+)
+def test_of_two_members_with_one_name_the_last_counts_and_odd_names_do_not(body: bytes, found: list[bytes]) -> None:
+    """No request fails because of its conversation."""
+    assert texts(body) == found
+    assert conversation(body).name is None
 
 
 def test_the_name_of_a_conversation() -> None:
