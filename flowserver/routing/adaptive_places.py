@@ -20,6 +20,7 @@ from ..dialects import TABLE
 from ..http.messages import ResponseHead
 from ..relay.account import Account
 from .adaptive_limit import FIRST, REFUSED, SLOW, AdaptiveLimit
+from .attempt import Attempt
 from .places import LocalPlaces
 from .upstream_host import UpstreamHost
 
@@ -139,6 +140,13 @@ def kind_of(account: Account, size: int, *, reused: bool) -> int:
     name = f"{known.name if known is not None else ''} {model}"
     flags = account.awaits_whole << 1 | reused
     return crc32(name.encode("utf-8", "surrogatepass")) << 8 | min(size, 1 << 30).bit_length() << 2 | flags
+
+
+def note_first_content(attempt: Attempt, account: Account, size: int, now: float) -> None:
+    """The first content of an answer has come; `size`: bytes of its request."""
+    adaptive = attempt.host.adaptive
+    if adaptive is not None:
+        adaptive.first_token(now, kind_of(account, size, reused=attempt.reused), now - attempt.asked_at)
 
 
 def is_overload(host: UpstreamHost, head: ResponseHead, after: float | None, tokens: int) -> bool:

@@ -13,14 +13,15 @@ from ..http.messages import RequestHead, ResponseHead
 from ..quota.traffic_class import BATCH
 from ..relay.account import Account
 from ..relay.failures import is_passing
-from ..relay.interfaces import UploadCount
+from ..relay.interfaces import UploadCount, UpstreamEvents
 from ..relay.uploads import UNCOUNTED, UPLOADS_FULL
-from .adaptive_places import is_overload, kind_of
-from .attempt import Attempt
-from .claim import LoneClaim
+from .adaptive_places import is_overload, note_first_content
+from .attempt import Attempt, AttemptOwner
+from .claim import Claim, LoneClaim
 from .context import DispatchState, RoutingContext
 from .dispatch_events import NOBODY, DispatchEvents
 from .first_token import FirstToken, Hedge
+from .hedge_budget import HedgeBudget
 from .host_choice import HostChoice
 from .outgoing import outgoing_request
 from .overload import LARGE
@@ -54,6 +55,7 @@ class Dispatcher(HostChoice):
         "_request_id",
         "_retry_at",
         "_started_at",
+        "_uncounted",
         "_upload",
         "_was_reused",
         "attempts",
@@ -80,6 +82,8 @@ class Dispatcher(HostChoice):
         """The attempt under way; with a hedge, the first of the two."""
         self._first_token: FirstToken | None = None
         """None: the route has no such policy, or the first token has come."""
+        self._uncounted: HedgeBudget | None = None
+        """The budget for hedges to which the request's tokens are added once they are known; None: there is none."""
         self._asked: UpstreamHost | None = None
         """The host of the last attempt."""
         self.attempts = 0
@@ -214,11 +218,8 @@ class Dispatcher(HostChoice):
 
     def on_first_content(self) -> None:
         self.times_content = False
-        attempt = self._attempt
-        if attempt is not None and attempt.host.adaptive is not None:
-            now, size = self._context.clock(), self._request.content_length or 0
-            kind = kind_of(self._account, size, reused=attempt.reused)
-            attempt.host.adaptive.first_token(now, kind, now - attempt.asked_at)
+        if self._attempt is not None:
+            note_first_content(self._attempt, self._account, self._request.content_length or 0, self._context.clock())
 
     # --- attempt.AttemptOwner ---------------------------------------------------------------------------------------
 
@@ -287,7 +288,7 @@ class Dispatcher(HostChoice):
     # --- first_token.FirstTokenOwner --------------------------------------------------------------------------------
 
     def on_first_token(self, answer: WithheldAnswer) -> None:
-        self._first_token = None
+        self._leave_first_token()
         self.state = _ANSWERED
         self._replay.release()
         if self._attempt is not None:
@@ -328,15 +329,7 @@ class Dispatcher(HostChoice):
         self.attempts += 1
         before, asked_usage = self._account.upstream, self._account.asks_usage
         answer = waiting.answer_of(host)
-        attempt = Attempt(
-            host,
-            owner=waiting,
-            events=answer,
-            clock=self._context.clock,
-            outliers=route.outliers,
-            claim=claimant.claim,
-        )
-        answer.attempt = attempt
+        answer.attempt = attempt = self._new_attempt(host, waiting, answer, claimant.claim)
         self._send(attempt)
         attempt.send_end()
         waiting.hedge(answer, attempt, asks_usage=self._account.asks_usage)
@@ -446,11 +439,14 @@ class Dispatcher(HostChoice):
             self._choose_host()
 
     def _wait_for_first_token(self, policy: FirstTokenPolicy) -> None:
-        self._first_token = waiting = FirstToken(
-            self, policy, self._events, request=self._account.request, context=self._context.first_token
-        )
+        request, context = self._account.request, self._context.first_token
+        self._first_token = waiting = FirstToken(self, policy, self._events, request=request, context=context)
         if self._replay.is_whole:
             waiting.sent()
+
+    def _leave_first_token(self) -> None:
+        if self._first_token is not None:
+            self._uncounted, self._first_token = self._first_token.uncounted, None
 
     def _route_error(self, route: Route) -> RelayError | None:
         """Why no provider of the route may get the request."""
@@ -488,15 +484,7 @@ class Dispatcher(HostChoice):
                 self._preference.count(host)
         waiting = self._first_token
         answer = waiting.answer_of(host) if waiting is not None else None
-        outliers = None if self._route is None else self._route.outliers
-        attempt = Attempt(
-            host,
-            owner=self,
-            events=answer or self._events,
-            clock=self._context.clock,
-            outliers=outliers,
-            claim=self._claim,
-        )
+        attempt = self._new_attempt(host, self, answer or self._events, self._claim)
         if waiting is not None and answer is not None:
             waiting.begin(answer, attempt)
         self._attempt = cast("Attempt | None", attempt)  # the following calls may end it
@@ -508,6 +496,12 @@ class Dispatcher(HostChoice):
         if self._replay.is_whole and self._attempt is attempt:
             attempt.send_end()
             self._account.request.sent()
+
+    def _new_attempt(
+        self, host: UpstreamHost, owner: AttemptOwner, events: UpstreamEvents, claim: Claim | None
+    ) -> Attempt:
+        outliers, clock = None if self._route is None else self._route.outliers, self._context.clock
+        return Attempt(host, owner=owner, events=events, clock=clock, outliers=outliers, claim=claim)
 
     def _send(self, attempt: Attempt) -> bool:
         """Send what is available of the request. Returns whether that includes any of its body."""
@@ -595,6 +589,9 @@ class Dispatcher(HostChoice):
         self._cancel_attempt(error)
         if self._first_token is not None:
             self._first_token.close()
-            self._first_token = None
+            self._leave_first_token()
+        if self._uncounted is not None:
+            self._uncounted.note_tokens(self._account.input)
+            self._uncounted = None
         self._events = NOBODY
         self._upload = UNCOUNTED

@@ -12,6 +12,7 @@ from ..relay.interfaces import Clock, Timer, Timers, UpstreamEvents
 from ..relay.request_reading import RequestReading
 from .attempt import Attempt, AttemptState
 from .first_token_times import TimesOfModel
+from .hedge_budget import HedgeBudget
 from .routes import FirstTokenPolicy
 from .upstream_host import ExtraAttempt, UpstreamHost
 from .withheld_answer import WithheldAnswer, WithheldFigures, WithheldState
@@ -74,6 +75,7 @@ class FirstToken:
         "_policy",
         "_request",
         "_timer",
+        "uncounted",
     )
 
     def __init__(
@@ -99,6 +101,9 @@ class FirstToken:
         """When to begin a hedge; None: there will be none, or it has begun."""
         self._is_sent = False
         """Whether the request has been sent completely."""
+        self.uncounted: HedgeBudget | None = None
+        """The budget that the request's tokens must still be added to; None: there is none, or they are. They need not
+        be known until the answer is over, and estimating them costs as much as a third of a small answer."""
 
     def __repr__(self) -> str:
         return f"<FirstToken {self._answer}{' hedged' if self._hedge is not None else ''}>"
@@ -131,7 +136,8 @@ class FirstToken:
         """The request has been sent completely. Call this once."""
         self._is_sent = True
         if self._policy.hedge is not None:
-            self._policy.hedge.note(self.tokens)
+            self._policy.hedge.note_request()
+            self.uncounted = self._policy.hedge
         answer = self._answer
         if answer is not None and answer.state is WithheldState.WITHHOLDING:
             self._start(answer)
@@ -156,9 +162,14 @@ class FirstToken:
 
     @property
     def may_hedge(self) -> bool:
-        """Whether there is a budget for a hedge."""
+        """Whether there is a budget for a hedge, to which this request adds its own part."""
         budget = self._policy.hedge
-        return budget is not None and self._is_sent and self._hedge is None and budget.allows(self.tokens)
+        if budget is None or not self._is_sent or self._hedge is not None:
+            return False
+        if self.uncounted is not None:
+            self.uncounted.note_tokens(self.tokens)
+            self.uncounted = None
+        return budget.allows(self.tokens)
 
     def hedge(self, answer: WithheldAnswer, attempt: Attempt, *, asks_usage: bool) -> None:
         """`attempt`, with the receiver `answer`, is the hedge, and has the whole request."""

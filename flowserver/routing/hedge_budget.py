@@ -29,9 +29,12 @@ class HedgeBudget:
     def __repr__(self) -> str:
         return f"<HedgeBudget share={self.share:g} requests={self._requests:.2f} tokens={self._tokens:.0f}>"
 
-    def note(self, tokens: int) -> None:
-        """Count a request with `tokens` input tokens."""
+    def note_request(self) -> None:
+        """Count a request."""
         self._requests = min(MOST_REQUESTS, self._requests + self.share)
+
+    def note_tokens(self, tokens: int) -> None:
+        """Count the input tokens of a request."""
         self._tokens = min(MOST_TOKENS, self._tokens + self.share * tokens)
 
     def allows(self, tokens: int) -> bool:

@@ -13,7 +13,8 @@ def test_both_shares_hold_at_any_time(requests: list[tuple[int, bool]], share: f
     budget = HedgeBudget(share)
     tokens = hedges = hedged_tokens = 0
     for number, (size, is_late) in enumerate(requests, 1):
-        budget.note(size)
+        budget.note_request()
+        budget.note_tokens(size)
         tokens += size
         if is_late and budget.allows(size):
             budget.spend(size)
@@ -26,14 +27,16 @@ def test_both_shares_hold_at_any_time(requests: list[tuple[int, bool]], share: f
 def test_little_is_saved_up() -> None:
     budget = HedgeBudget(0.5)
     for _ in range(10_000):
-        budget.note(1000)
+        budget.note_request()
+        budget.note_tokens(1000)
     hedges = 0
     while budget.allows(1):
         budget.spend(1)
         hedges += 1
     assert hedges == MOST_REQUESTS
     for _ in range(10_000):
-        budget.note(MOST_TOKENS)
+        budget.note_request()
+        budget.note_tokens(MOST_TOKENS)
     assert budget.allows(MOST_TOKENS)
     assert not budget.allows(MOST_TOKENS + 1)
 
@@ -41,6 +44,7 @@ def test_little_is_saved_up() -> None:
 def test_large_requests_are_not_hedged_at_the_cost_of_small_ones() -> None:
     budget = HedgeBudget(0.1)
     for _ in range(50):
-        budget.note(100)
+        budget.note_request()
+        budget.note_tokens(100)
     assert budget.allows(100)
     assert not budget.allows(10_000)
