@@ -235,6 +235,11 @@ class AdaptiveLimit:
     def limit(self) -> int:
         return max(FLOOR, int(min(self._exact, self._cap)))
 
+    @property
+    def is_cautious(self) -> bool:
+        """Whether refusals still hold the limit down, and each first token shows that they may end."""
+        return self._cap < math.inf or self._refused_at < math.inf
+
     def count(self, now: float, under_way: int, ended: int = 0) -> None:
         """`under_way` requests are open from now on; `ended` others are over."""
         self._record.ended += ended

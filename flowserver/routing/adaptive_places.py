@@ -12,6 +12,7 @@ grants the places. Signs that a provider is overloaded:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Protocol
 from zlib import crc32
@@ -31,6 +32,11 @@ _AT_ONCE = 16
 _OFTEN = 0.1
 """... unless the first of them is older than this many seconds."""
 
+_FAR = 0.25
+"""Below this part of its limit, a provider is far from it: first tokens only show the usual times ..."""
+_SELDOM = 0.005
+"""... and one in so many seconds is enough for that."""
+
 Sample = tuple[int, float, float]
 """The kind of request, the time of its first token, and the seconds until then."""
 
@@ -38,12 +44,14 @@ Sample = tuple[int, float, float]
 class LocalAdaptation:
     """The `upstream_host.Adaptation` of a single process."""
 
-    __slots__ = ("_learned", "_places", "_queue")
+    __slots__ = ("_learned", "_places", "_queue", "_seen_at")
 
     def __init__(self, places: LocalPlaces) -> None:
         self._places = places
         self._queue: int | None = None
         self._learned = AdaptiveLimit()
+        self._seen_at = -math.inf
+        """When the last first token came that was evaluated."""
 
     def __repr__(self) -> str:
         return f"<LocalAdaptation: {self._learned}>"
@@ -61,7 +69,12 @@ class LocalAdaptation:
         self._places.watch(self._learned.count)
         self._set()
 
+    def wants(self, now: float) -> bool:
+        is_far = self._places.open < _FAR * self._learned.limit
+        return not is_far or now - self._seen_at >= _SELDOM or self._learned.is_cautious
+
     def first_token(self, now: float, kind: int, seconds: float) -> None:
+        self._seen_at = now
         before = self._learned.limit
         self._learned.first_token(now, kind, seconds)
         if self._learned.limit != before:
@@ -109,6 +122,9 @@ class SharedAdaptation:
         self._places.adopt(self.limit, self.limit if queue is None else queue)
         self._tell("adapt", queue)
 
+    def wants(self, now: float) -> bool:
+        return True
+
     def first_token(self, now: float, kind: int, seconds: float) -> None:
         self._samples.append((kind, now, seconds))
         if len(self._samples) >= _AT_ONCE or now - self._samples[0][1] >= _OFTEN:
@@ -145,7 +161,7 @@ def kind_of(account: Account, size: int, *, reused: bool) -> int:
 def note_first_content(attempt: Attempt, account: Account, size: int, now: float) -> None:
     """The first content of an answer has come; `size`: bytes of its request."""
     adaptive = attempt.host.adaptive
-    if adaptive is not None:
+    if adaptive is not None and adaptive.wants(now):
         adaptive.first_token(now, kind_of(account, size, reused=attempt.reused), now - attempt.asked_at)
 
 

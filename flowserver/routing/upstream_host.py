@@ -43,6 +43,9 @@ class Adaptation(Protocol):
     def begin(self, queue: int | None) -> None:
         """Set the number of places from now on; `queue` requests may wait, None: as many as there are places."""
 
+    def wants(self, now: float) -> bool:
+        """Whether a first token that comes now says something new."""
+
     def first_token(self, now: float, kind: int, seconds: float) -> None:
         """The first token of a request of this kind came `seconds` after the request was sent."""
 

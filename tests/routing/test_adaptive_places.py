@@ -105,6 +105,25 @@ def test_nothing_is_cut_when_the_limit_falls() -> None:
     assert places.reserve(Asker())
 
 
+def test_far_from_the_limit_few_first_tokens_are_evaluated() -> None:
+    places, adaptation = adapting()
+    places.reserve(Asker())
+    adaptation.first_token(1.0, 0, 0.1)
+    assert not adaptation.wants(1.001)
+    assert adaptation.wants(1.1)
+    for _ in range(FIRST // 2):
+        places.reserve(Asker())
+    assert adaptation.wants(1.001), "it may be near its limit"
+
+
+def test_after_a_refusal_each_first_token_counts() -> None:
+    places, adaptation = adapting()
+    places.reserve(Asker())
+    adaptation.first_token(1.0, 0, 0.1)
+    adaptation.refused(1.0, 0.5)
+    assert adaptation.wants(1.001)
+
+
 # By way of a dispatcher
 
 
