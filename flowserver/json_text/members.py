@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from copy import copy
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -57,7 +56,8 @@ class Reads:
     def noting(self, names: Iterable[str]) -> Reads:
         """The same, which also notes where the values of `names` are, whatever they are, for the outermost object only.
         Nothing about these is a problem; of two with the same name the last counts."""
-        reads = copy(self)
+        reads = Reads({})
+        reads.exact, reads._folded, reads._dull = self.exact, self._folded, self._dull
         reads.noted = frozenset(name.encode() for name in names)
         return reads
 
