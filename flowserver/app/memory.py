@@ -21,6 +21,7 @@ from ..config.settings import Config
 from ..downstream.context import OpenConnections
 from ..downstream.h1 import DownstreamH1
 from ..downstream.h2 import DownstreamH2
+from ..downstream.linger import Linger
 from ..errors import OUT_OF_MEMORY
 from ..flow.memory_budget import STREAM, UNBOUNDED, Holding, Level, MemoryBudget, worst_first
 from ..net.sockets import kernel_memory
@@ -28,7 +29,7 @@ from ..quota.traffic_class import BATCH
 from ..relay.exchange import Exchange
 from ..relay.interfaces import H2Totals
 from ..relay.uploads import Uploads
-from ..routing.overload import OverloadGate
+from ..routing.overload import LARGE, OverloadGate
 from ..telemetry.log import Log
 from ..telemetry.memory import MemoryFigures
 from ..telemetry.slices import advance
@@ -130,6 +131,19 @@ class _Count:
     """Bytes that had passed by then, by request id, so that it keeps no exchange alive."""
 
 
+def _any(exchange: Exchange) -> bool:
+    return True
+
+
+def _is_large_upload(exchange: Exchange) -> bool:
+    """Whether a large body is still being sent."""
+    return not exchange.request_whole and max(exchange.request.content_length or 0, exchange.bytes_up) > LARGE
+
+
+def _gives_way(exchange: Exchange) -> bool:
+    return exchange.account.traffic_class is BATCH or _is_large_upload(exchange)
+
+
 class MemoryWatch:
     """Checks the memory of a process whenever it may have filled."""
 
@@ -203,10 +217,10 @@ class MemoryWatch:
                 self._close_idle(now)
             if self.budget.level is Level.CUTTING and now - self._cut_at >= CUT_INTERVAL:
                 self._begin_cutting(now, lambda: self.budget.excess)
-            elif not self.budget.must_free:
-                self._full_since = now
             elif now - self._cut_at >= TRIM_INTERVAL:  # time for malloc to return memory
-                self._begin_cutting(now, self._stuck, only_batch=now - self._full_since < STUCK)
+                self._make_room(now)
+            if not self.budget.must_free:
+                self._full_since = now
         finally:
             if self._began:
                 self._timer = self._loop.call_later(self.budget.next_look(), self._look_and_act)
@@ -289,10 +303,12 @@ class MemoryWatch:
 
     def _kernel_memory(self) -> int:
         """An estimate from samples of idle clients, of busy ones, which may hold far more, and of providers."""
-        busy: list[DownstreamH1 | DownstreamH2] = []
-        idle: list[DownstreamH1 | DownstreamH2] = []
+        busy: list[DownstreamH1 | DownstreamH2 | Linger] = []
+        idle: list[DownstreamH1 | DownstreamH2 | Linger] = []
         for each in self._holders.connections:
-            if isinstance(each, DownstreamH1 | DownstreamH2):
+            if isinstance(each, Linger):
+                busy.append(each)
+            elif isinstance(each, DownstreamH1 | DownstreamH2):
                 (busy if idle_since(each) == math.inf else idle).append(each)
         providers = [each for pool in self._holders.pools() for each in pool.connections]
         of_clients = _estimate(busy, _client_memory) + _estimate(idle, _client_memory)
@@ -359,14 +375,23 @@ class MemoryWatch:
         if closed:
             self._trim_after = TRIM_INTERVAL
 
+    def _make_room(self, now: float) -> None:
+        """End what gives way first: large uploads, which have nothing yet that could be lost; where all requests are
+        refused, batch, and after a while everybody."""
+        if self.budget.must_free:
+            is_stuck = now - self._full_since >= STUCK
+            self._begin_cutting(now, self._stuck, _any if is_stuck else _gives_way)
+        elif self.budget.level >= Level.NO_BATCH and self._holders.uploads.unfinished:
+            self._begin_cutting(now, self._stuck, _is_large_upload)
+
     def _stuck(self) -> int:
-        """Bytes that keep all requests from being served."""
+        """Bytes that keep requests from being served."""
         return self.budget.used - self.budget.mark(Level.NO_BATCH) - self._idle_freed
 
-    def _begin_cutting(self, now: float, excess: Callable[[], int], *, only_batch: bool = False) -> None:
+    def _begin_cutting(self, now: float, excess: Callable[[], int], may_end: Callable[[Exchange], bool] = _any) -> None:
         self._cut_at = now
         if self._cutting is None:
-            self._cutting = self._cut(excess, only_batch=only_batch)
+            self._cutting = self._cut(excess, may_end)
             self._go_on_cutting()
 
     def _go_on_cutting(self) -> None:
@@ -379,14 +404,13 @@ class MemoryWatch:
             self._loop.call_soon(self._go_on_cutting)
         self._cut_at = time.monotonic()
 
-    def _cut(self, excess: Callable[[], int], *, only_batch: bool) -> Iterator[None]:
-        """End the streams that hold most and move least, the worst first, until `excess` bytes are free, in steps;
-        `only_batch`: only those of class batch."""
+    def _cut(self, excess: Callable[[], int], may_end: Callable[[Exchange], bool]) -> Iterator[None]:
+        """Of the streams that may end, end those that hold most and move least, the worst first, until `excess` bytes
+        are free, in steps."""
         holdings: list[Holding[Exchange]] = []
         yield from self._account(time.monotonic(), holdings)
         self._look()
-        if only_batch:
-            holdings = [each for each in holdings if each.holder.account.traffic_class is BATCH]
+        holdings = [each for each in holdings if may_end(each.holder)]
         for exchange in worst_first(holdings, excess(), FILLED_STREAM + self._kernel_share)[:CUTS]:
             if not exchange.is_over:
                 self.figures.cuts += 1
@@ -399,7 +423,7 @@ class MemoryWatch:
         return self.figures.kernel // max(1, len(self._holders.exchanges))
 
 
-def _client_memory(connection: DownstreamH1 | DownstreamH2) -> int:
+def _client_memory(connection: DownstreamH1 | DownstreamH2 | Linger) -> int:
     return connection.send_queue.kernel_memory()
 
 

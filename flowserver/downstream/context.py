@@ -15,6 +15,7 @@ from ..net.hangup import HangupWatcher
 from ..relay.interfaces import Clock, H2Totals, Observer, OpenExchange
 from ..relay.uploads import Uploads
 from .clients_by_address import Client, ClientsByAddress
+from .drop_budget import SharedDrops
 
 DRAIN_GRACE = 3.0
 """Seconds within which a connection without a request may send one after a drain has begun. Its client may be sending
@@ -156,6 +157,7 @@ class ListenerContext:
     """The open connections."""
     drain: DrainState = field(default_factory=DrainState)
     memory: MemoryBudget = UNLIMITED
+    drops: SharedDrops = field(default_factory=SharedDrops)
 
     @property
     def clients(self) -> ClientsByAddress:

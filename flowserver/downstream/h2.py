@@ -129,7 +129,7 @@ class DownstreamH2(SharedReads):
         self._phase_since = self.idle_since = now
         self.is_over = False
         """Whether nothing more is read or written: ENDED or FAILED."""
-        self.leftovers = LeftoverUploads(self._h2, self.guard, most=self._settings.max_streams, now=now)
+        self.leftovers = LeftoverUploads(self._h2, self.guard, context.drops, most=self._settings.max_streams, now=now)
         """Streams that were answered before their requests were complete."""
         self._liveness = Liveness(self._settings.ping_interval, now)
 

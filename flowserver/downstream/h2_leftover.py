@@ -10,7 +10,8 @@ from h2.errors import ErrorCodes
 
 from ..http.h2_flood_guard import FrameGuard
 from ..http.h2_server_state import ServerState
-from .linger import LINGER_BYTES, LINGER_SILENCE, LINGER_TIME, DropBudget
+from .drop_budget import DropBudget, SharedDrops
+from .linger import LINGER_BYTES, LINGER_SILENCE, LINGER_TIME
 
 
 class _Rest:
@@ -34,13 +35,13 @@ class LeftoverUploads:
 
     __slots__ = ("_budget", "_guard", "_most", "_rests", "_state")
 
-    def __init__(self, state: ServerState, guard: FrameGuard, *, most: int, now: float) -> None:
+    def __init__(self, state: ServerState, guard: FrameGuard, drops: SharedDrops, *, most: int, now: float) -> None:
         """At most `most` streams are read at a time."""
         self._state = state
         self._guard = guard
         self._most = most
         self._rests: dict[int, _Rest] = {}
-        self._budget = DropBudget(now)
+        self._budget = DropBudget(drops, now)
 
     def __len__(self) -> int:
         return len(self._rests)
@@ -65,10 +66,10 @@ class LeftoverUploads:
         rest = self._rests[stream_id]
         rest.heard = now
         rest.left -= length
-        self._budget.left -= length
+        may_go_on = self._budget.drop(length)
         if rest.left <= 0:
             self._reset(stream_id)
-        elif self._budget.left > 0:
+        elif may_go_on:
             self._credit(stream_id, length)
         else:
             rest.owed += length
@@ -81,7 +82,7 @@ class LeftoverUploads:
         for stream_id, rest in list(self._rests.items()):
             if rest.is_late(now):
                 self._reset(stream_id)
-            elif rest.owed and self._budget.left > 0:
+            elif rest.owed and self._budget.has_room:
                 self._credit(stream_id, rest.owed)
                 rest.heard = now
                 rest.owed = 0

@@ -9,47 +9,35 @@ from __future__ import annotations
 
 import asyncio
 
+from ..flow.memory_budget import Level
 from ..net.send_queue import SendQueue
 from ..net.shared_read import SharedReads
 from .clients_by_address import Client
 from .context import ListenerContext
+from .drop_budget import DropBudget
 
 LINGER_TIME = 30.0
 """Seconds that a client has for the rest of its request once its answer is sent."""
 LINGER_SILENCE = 5.0
 """Seconds without bytes after which it is given up."""
-LINGER_RATE = 16 << 20
-"""Bytes that are dropped per second: fast enough for an upload to finish, at 2 % of a core."""
 LINGER_BYTES = 256 << 20
 """Bytes that are dropped in total."""
-
-
-class DropBudget:
-    """Bytes that may be dropped until the next sweep, at `LINGER_RATE`."""
-
-    __slots__ = ("_looked", "left")
-
-    def __init__(self, now: float) -> None:
-        self.left = LINGER_RATE
-        self._looked = now
-
-    def refill(self, now: float) -> None:
-        self.left = min(LINGER_RATE, self.left + int(LINGER_RATE * (now - self._looked)))
-        self._looked = now
+SHORT_LINGER_TIME = 1.0
+"""Seconds that replace `LINGER_TIME` while memory is short: the kernel holds what has not been dropped yet."""
 
 
 class Linger(SharedReads):
     """Takes over a plain transport after the last byte of an answer, until the client closes or its time is over."""
 
-    __slots__ = ("_began", "_budget", "_context", "_heard", "_left", "_send_queue", "_transport", "client")
+    __slots__ = ("_began", "_budget", "_context", "_heard", "_left", "_transport", "client", "send_queue")
 
     def __init__(self, context: ListenerContext, transport: asyncio.Transport, client: Client) -> None:
         self._context = context
         self.client = client
         self._transport = transport
-        self._send_queue = SendQueue(transport, transport.get_extra_info("socket").fileno())
+        self.send_queue = SendQueue(transport, transport.get_extra_info("socket").fileno())
         self._began = self._heard = context.clock()
-        self._budget = DropBudget(self._began)
+        self._budget = DropBudget(context.drops, self._began)
         """Reading stops when it is used up, until the next sweep."""
         self._left = LINGER_BYTES
         context.connections.add(self)
@@ -67,10 +55,10 @@ class Linger(SharedReads):
     def buffer_updated(self, nbytes: int) -> None:
         self._heard = self._context.clock()
         self._left -= nbytes
-        self._budget.left -= nbytes
+        may_go_on = self._budget.drop(nbytes)
         if self._left <= 0:
             self._transport.abort()
-        elif self._budget.left <= 0:
+        elif not may_go_on:
             self._transport.pause_reading()
 
     def eof_received(self) -> bool:
@@ -83,17 +71,19 @@ class Linger(SharedReads):
 
     def sweep(self, now: float) -> None:
         limit = self._context.settings.stall_timeout
-        if limit is not None and self._send_queue.stalled_for(now, busy=False) >= limit:
+        if limit is not None and self.send_queue.stalled_for(now, busy=False) >= limit:
             self._transport.abort()
             return
         if self._transport.get_write_buffer_size():
             self._began = self._heard = now  # the end of the answer is still on its way to a slow client
-        if now - self._began >= LINGER_TIME or now - self._heard >= LINGER_SILENCE:
+        elif not self._transport.is_reading():
+            self._heard = now  # what it has sent in the meantime waits in the kernel
+        is_short = self._context.memory.level >= Level.NO_BATCH
+        if now - self._began >= (SHORT_LINGER_TIME if is_short else LINGER_TIME) or now - self._heard >= LINGER_SILENCE:
             self._transport.abort()
             return
         self._budget.refill(now)
-        if self._budget.left > 0 and not self._transport.is_closing() and not self._transport.is_reading():
-            self._heard = now  # what it has sent in the meantime waits in the kernel
+        if self._budget.has_room and not self._transport.is_closing() and not self._transport.is_reading():
             self._transport.resume_reading()
 
     def drain(self) -> None:

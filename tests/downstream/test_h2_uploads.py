@@ -8,8 +8,9 @@ import pytest
 from h2.errors import ErrorCodes
 
 from flowserver.downstream.context import H2Settings
+from flowserver.downstream.drop_budget import LINGER_RATE, SharedDrops
 from flowserver.downstream.h2_leftover import LeftoverUploads
-from flowserver.downstream.linger import LINGER_BYTES, LINGER_RATE, LINGER_SILENCE, LINGER_TIME
+from flowserver.downstream.linger import LINGER_BYTES, LINGER_SILENCE, LINGER_TIME
 from flowserver.http.h2_flood_guard import FrameGuard, H2Limits
 from flowserver.http.h2_server_state import ServerState
 from flowserver.relay.interfaces import DownstreamStream
@@ -223,7 +224,7 @@ def test_what_is_dropped_in_a_second_is_bounded(room: Room, client: H2Client) ->
 def test_what_is_dropped_in_all_is_bounded() -> None:
     state = mock.create_autospec(ServerState, instance=True)
     state.stream.return_value.may_come = 64 * KB
-    rests = LeftoverUploads(state, FrameGuard(H2Limits()), most=1, now=0.0)
+    rests = LeftoverUploads(state, FrameGuard(H2Limits()), SharedDrops(), most=1, now=0.0)
     rests.leave(1, 0.0)
     rests.leave(3, 0.0)
     assert 3 not in rests

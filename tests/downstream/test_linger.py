@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from flowserver.downstream.linger import LINGER_BYTES, LINGER_RATE, LINGER_SILENCE, LINGER_TIME, Linger
+from flowserver.downstream.drop_budget import LINGER_RATE, TOTAL_RATE
+from flowserver.downstream.linger import LINGER_BYTES, LINGER_SILENCE, LINGER_TIME, SHORT_LINGER_TIME, Linger
+from flowserver.flow.memory_budget import Level
 from flowserver.net.shared_read import READ_SIZE
 
 from ..support.dialogue import Client, Relay, listener_context, understood
@@ -80,6 +82,28 @@ def test_what_is_dropped_in_a_second_is_bounded_and_so_is_all_of_it() -> None:
         relay.sweep(1.0)
         assert client.transport.reading
     _drop(client.transport, LINGER_RATE)
+    assert client.end == "reset"
+
+
+def test_what_all_drop_in_a_second_is_bounded() -> None:
+    relay = Relay(max_body=1 << 40)
+    clients = [_answered_early(relay) for _ in range(TOTAL_RATE // LINGER_RATE + 2)]
+    for _ in range(int(LINGER_SILENCE) + 1):
+        for client in clients:
+            _drop(client.transport, LINGER_RATE)
+        assert not any(client.transport.reading for client in clients)
+        assert {client.end for client in clients} == {"half-closed"}, "who is not read is not silent"
+        relay.sweep(1.0)
+    assert all(client.transport.reading for client in clients)
+
+
+def test_while_memory_is_short_it_does_not_last() -> None:
+    relay = Relay(max_body=1 << 40)
+    client = _answered_early(relay)
+    relay.context.memory.level = Level.NO_BATCH
+    relay.sweep(SHORT_LINGER_TIME / 2)
+    assert client.end == "half-closed"
+    relay.sweep(SHORT_LINGER_TIME / 2)
     assert client.end == "reset"
 
 

@@ -21,6 +21,7 @@ from flowserver.downstream.context import ConnectionSettings, ListenerContext
 from flowserver.downstream.h1 import DownstreamH1
 from flowserver.errors import RelayError
 from flowserver.flow.bounded_buffer import Watermarks
+from flowserver.flow.memory_budget import MemoryBudget
 from flowserver.flow.read_gate import PauseTotals
 from flowserver.flow.turns import READING, Turns
 from flowserver.net.hangup import HangupWatcher
@@ -254,6 +255,7 @@ def listener_context(
         hangups=cast(HangupWatcher, hangups or FakeHangups()),
         uploads=Uploads(clock=clock, later=_nobody_waits),
         turns=Turns(READING, clock, _nobody_waits),
+        memory=MemoryBudget(),
     )
 
 
