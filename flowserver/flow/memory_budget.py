@@ -45,13 +45,15 @@ MARKS: Final = {_TIGHT: 0.70, _NO_BATCH: 0.85, _FULL: 0.92, _CUTTING: 0.97}
 HYSTERESIS: Final = 0.03
 """A level ends this far below its mark."""
 BATCH_BAND = 0.05
-"""The share of the budget below NO_BATCH within which a growing share of the requests of class `batch` is refused.
+"""The share of the budget below NO_BATCH within which a growing share of batch and of large requests is refused.
 Otherwise all that come when the level ends would be admitted, and fill the memory together."""
 SHRINKAGE: Final = {_NORMAL: 1.0, _TIGHT: 0.5, _NO_BATCH: 0.25, _FULL: 0.1, _CUTTING: 0.1}
 """The share of the drain target at each level."""
 
 CONNECTION = 24 * 1024
 """Bytes of a client's new connection: 14 KB over HTTP/2, and 17 KB more over TLS."""
+UPLOAD: Final = 128 * 1024
+"""Bytes that the kernel may come to hold of a large upload that is not read."""
 STREAM: Final = 96 * 1024
 """Bytes of a stream once its client has stalled: 39 KB here, and 60 in the kernel's buffers on both sides."""
 
@@ -63,7 +65,7 @@ class MemoryBudget:
     """The budget of one process. Call `spend` before anything that may grow fast, so that memory is checked in time:
     the next check is due when the allowance since the last one is spent, or after `next_look`."""
 
-    __slots__ = ("_allowance", "_expected", "_spent", "level", "limit", "must_free", "target_share", "used")
+    __slots__ = ("_allowance", "_expected", "_spent", "_uploads", "level", "limit", "must_free", "target_share", "used")
 
     def __init__(self, limit: int = UNBOUNDED, spent: Callable[[], None] = _nothing) -> None:
         """`spent` is called when the allowance is used up; it must check the memory and call `look`."""
@@ -72,6 +74,7 @@ class MemoryBudget:
         self._allowance = 0 if limit < UNBOUNDED else UNBOUNDED
         self._expected = 0
         """Bytes that may be used once the allowance is spent."""
+        self._uploads = 0
         self.level = _NORMAL
         self.used = 0
         self.must_free = False
@@ -88,10 +91,11 @@ class MemoryBudget:
         if self._allowance < 0:
             self._spent()
 
-    def look(self, used: int, pending: int = 0) -> bool:
-        """Set the level: `used` bytes are used, and `pending` more may be soon, for which nothing is cut. Returns
-        whether the level changes."""
+    def look(self, used: int, pending: int = 0, uploads: int = 0) -> bool:
+        """Set the level: `used` bytes are used, and `pending` more may be soon, for which nothing is cut; and `uploads`
+        more, for which only large requests are refused. Returns whether the level changes."""
         self.used = used
+        self._uploads = uploads
         expected = used + pending
         self._allowance = max(self.limit // 400, min(self.limit // 50, (self.mark(_FULL) - expected) // 2))
         self._expected = expected + self._allowance
@@ -119,9 +123,17 @@ class MemoryBudget:
 
     @property
     def batch_refusals(self) -> float:
-        """The share of new requests of class `batch`, and of large ones, that is refused."""
+        """The share of new requests of class `batch` that is refused."""
+        return self._refusals(0)
+
+    @property
+    def large_refusals(self) -> float:
+        """The share of new large requests that is refused."""
+        return self._refusals(self._uploads)
+
+    def _refusals(self, more: int) -> float:
         band = BATCH_BAND * self.limit
-        beyond = self._expected - self._allowance - self.mark(_NO_BATCH) + band
+        beyond = self._expected - self._allowance + more - self.mark(_NO_BATCH) + band
         return min(1.0, max(0.0, beyond / band))
 
     @property

@@ -170,6 +170,8 @@ class OverloadGate:
             error = self._refusal_by_memory(traffic_class, is_large=is_large)
             if error is None and self.is_overloaded:
                 error = self._refusal_by_delay(traffic_class, tenant)
+        elif is_large:  # memory is short for large ones first
+            error = self._refusal_by_memory(traffic_class, is_large=True)
         if error is None and traffic_class is BATCH and not is_again:
             error = self._refusal_by_rate(now)
         return error
@@ -192,7 +194,8 @@ class OverloadGate:
 
     def _refusal_by_memory(self, traffic_class: TrafficClass, *, is_large: bool = False) -> RelayError | None:
         level, gives_way = self.memory_level, traffic_class is BATCH or is_large
-        if level < FULL and not (gives_way and (level >= NO_BATCH or self._is_hit(self._memory.batch_refusals))):
+        share = self._memory.large_refusals if is_large else self._memory.batch_refusals
+        if level < FULL and not (gives_way and (level >= NO_BATCH or self._is_hit(share))):
             return None
         self.refused[traffic_class, "memory"] += 1
         if traffic_class is BATCH:

@@ -76,6 +76,17 @@ def test_requests_of_class_batch_give_way_by_and_by(used: int, pending: int, sha
     assert budget.batch_refusals == pytest.approx(share)
 
 
+def test_large_requests_give_way_to_what_uploads_may_still_come_to_hold() -> None:
+    budget = MemoryBudget(LIMIT)
+    assert budget.look(72 * PERCENT, uploads=12 * PERCENT)
+    assert budget.level is Level.TIGHT, "others need not"
+    assert budget.batch_refusals == 0
+    assert budget.large_refusals == pytest.approx(0.8)
+    budget.look(72 * PERCENT)
+    assert budget.large_refusals == 0
+    assert UNLIMITED.large_refusals == 0
+
+
 def test_what_is_spent_counts_at_once() -> None:
     budget = MemoryBudget(LIMIT)
     assert budget.batch_refusals == 0
