@@ -115,7 +115,7 @@ def input_family(format: str, model: str | None) -> str:
     return "gpt" if _GPT.search(name) else "other"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InputContent:
     """The counts that an estimate is made from, scaled from the blocks that were read to the whole request."""
 
@@ -236,7 +236,7 @@ class InputEstimate:
         self._looked += len(block)
         self._messages += sum(map(block.count, _MESSAGES))
         self._tools += sum(map(block.count, _TOOL_SCHEMAS))
-        types = len(_SCHEMA_TYPES.findall(block))
+        types = len(_SCHEMA_TYPES.findall(block)) if b'"type"' in block.lower() else 0
         self._types += types
         texts = _TEXTS.findall(block)
         if self._blocks > 1 and (rest := _REST_OF_TEXT.match(block)):

@@ -18,6 +18,8 @@ from .request_body import FormBody, JsonBody, RequestBody, changed, open_body
 _NOTHING_YET: Final = RequestParams()
 _FILE_TOKENS = 1000
 """Most tokens that a form counts for, as the bytes of a file say nothing about its tokens."""
+_SMALL: Final = 1024
+"""Bytes of a small body, which is kept until its estimate is needed."""
 _MODELS: Final = "models/"
 """Prefix of a model's name in Google's full form."""
 
@@ -30,8 +32,10 @@ class RequestReading:
         "_estimate",
         "_finds_conversation",
         "_input_estimate",
+        "_is_estimated",
         "_is_form",
         "_is_limited",
+        "_kept",
         "_request",
         "_size",
         "format",
@@ -52,8 +56,12 @@ class RequestReading:
         """Whether a body that can't be read is refused."""
         self._is_form = False
         self._finds_conversation = False
+        self._is_estimated = False
+        """Whether the body is JSON of a known API."""
+        self._kept = b""
+        """Such a body, while it is small: most providers report its tokens, so the estimate may never be needed."""
         self._estimate: InputEstimate | None = None
-        """None: the body is not JSON of a known API."""
+        """None: the body is still small, or it was estimated."""
 
     def open(self, *, finds_conversation: bool = False) -> None:
         """Read the head, and prepare for a body if there is one. `finds_conversation`: also determine the
@@ -63,8 +71,7 @@ class RequestReading:
             reads, takes_forms = (known.reads, known.takes_forms) if known is not None else (None, True)
             self._finds_conversation = finds_conversation
             self._body = open_body(self._request, reads, takes_forms=takes_forms, finds_conversation=finds_conversation)
-            if known is not None and isinstance(self._body, JsonBody):
-                self._estimate = InputEstimate()
+            self._is_estimated = known is not None and isinstance(self._body, JsonBody)
             self._is_form = isinstance(self._body, FormBody)
         if self._request.is_tunnel:
             self._read({"model": next(iter(models_in_query(self._target)), None)})
@@ -92,8 +99,8 @@ class RequestReading:
         """Read more of the body. Returns an error if it contradicts what was read before."""
         body = self._body
         self._size += len(data)
-        if self._estimate is not None:
-            self._estimate.feed(data)
+        if self._is_estimated:
+            self._feed_estimate(data)
         if body is None:
             return None
         known = body.is_known
@@ -104,6 +111,15 @@ class RequestReading:
             self._read(body.values)
         return body.error if body.is_ambiguous or self._is_limited else None
 
+    def _feed_estimate(self, data: bytes) -> None:
+        if self._estimate is None and self._size <= _SMALL:
+            self._kept += data
+            return
+        if self._estimate is None:
+            self._estimate = InputEstimate()
+            data, self._kept = self._kept + data, b""
+        self._estimate.feed(data)
+
     def finish(self) -> None:
         """The body is complete."""
         body = self._body
@@ -112,9 +128,10 @@ class RequestReading:
             self._read(body.values)
 
     def sent(self) -> None:
-        """All of the request was sent to a provider. The estimate is made here, since its answer does not wait for
-        that, and not before: many requests are refused."""
-        if self.params.stream and self._input_estimate is None:
+        """All of the request was sent to a provider. The estimate of a stream's is made here, unless the body is small:
+        its answer does not wait for that, what it is made from would last as long as the stream, and before many
+        requests are refused."""
+        if self.params.stream and self._estimate is not None:
             self._conclude_estimate()
 
     def forget(self) -> None:
@@ -152,17 +169,23 @@ class RequestReading:
         return self._conclude_estimate() if estimate is None else estimate
 
     def _conclude_estimate(self) -> int:
-        """Drops what the estimate is made from, up to 8 KB, which would last as long as a stream."""
-        self._input_estimate = estimate = self._estimate_input()
+        """Drops what the estimate is made from, up to 8 KB."""
+        self._input_estimate = tokens = self._estimate_input()
         self._estimate = None
-        return estimate
+        self._is_estimated = False
+        self._kept = b""
+        return tokens
 
     def _estimate_input(self) -> int:
         if self._is_form:
             return min(self._size // 4, _FILE_TOKENS)
-        if self._estimate is None or self.format is None:
+        if not self._is_estimated or self.format is None:
             return self._size // 4
-        return self._estimate.tokens(self.format.name, self.params.model)
+        estimate = self._estimate
+        if estimate is None:
+            estimate = InputEstimate()
+            estimate.feed(self._kept)
+        return estimate.tokens(self.format.name, self.params.model)
 
     @property
     def values(self) -> Mapping[str, Any] | None:
