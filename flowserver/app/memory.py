@@ -139,8 +139,8 @@ def _any(exchange: Exchange) -> bool:
 
 
 def _is_large_upload(exchange: Exchange) -> bool:
-    """Whether a large body is still being sent."""
-    return not exchange.request_whole and max(exchange.request.content_length or 0, exchange.bytes_up) > LARGE
+    """Whether a large body is still being sent, and nothing is lost that the client has seen."""
+    return exchange.unanswered_upload > LARGE
 
 
 def _gives_way(exchange: Exchange) -> bool:

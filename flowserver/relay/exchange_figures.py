@@ -189,6 +189,14 @@ class ExchangeFigures:
         return self._hold is not None and self._hold.gate.is_shut
 
     @property
+    def unanswered_upload(self) -> int:
+        """Bytes of a request that is still being sent and has no answer yet, as announced or as they came; 0: it is
+        sent, or its answer has begun."""
+        if self.request_whole or self.status:
+            return 0
+        return max(self.request.content_length or 0, self.bytes_up)
+
+    @property
     def upload_is_stopped(self) -> bool:
         """Whether the client is held back because the provider lags."""
         return self._upload_gate is not None and self._upload_gate.is_shut

@@ -136,6 +136,16 @@ def test_an_upload_passes_as_it_comes() -> None:
     assert scene.exchange.bytes_up == 3
 
 
+def test_an_upload_counts_as_unanswered_until_it_is_sent_or_its_answer_begins() -> None:
+    announced, chunked = Scene(has_body=True, content_length=50), Scene(has_body=True)
+    assert (announced.exchange.unanswered_upload, chunked.exchange.unanswered_upload) == (50, 0)
+    chunked.exchange.on_downstream_data(b"abc")
+    assert chunked.exchange.unanswered_upload == 3
+    chunked.exchange.on_upstream_head(OK)  # as a tunnel's, which is never whole
+    announced.exchange.on_downstream_end()
+    assert (announced.exchange.unanswered_upload, chunked.exchange.unanswered_upload) == (0, 0)
+
+
 def test_the_client_gets_the_request_id() -> None:
     scene = Scene()
     scene.exchange.on_upstream_head(OK)
