@@ -386,7 +386,7 @@ class MemoryWatch:
         if self.budget.must_free:
             is_stuck = now - self._full_since >= STUCK
             self._begin_cutting(now, self._stuck, _any if is_stuck else _gives_way)
-        elif self.budget.level >= Level.NO_BATCH and self._holders.uploads.unfinished:
+        elif self.budget.level >= Level.NO_BATCH and self._holders.uploads.held > LARGE:  # else it is not worth a count
             self._begin_cutting(now, self._stuck, _is_large_upload)
 
     def _stuck(self) -> int:
