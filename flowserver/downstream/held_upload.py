@@ -22,9 +22,9 @@ class HeldUpload:
     def go_on_uploading(self) -> None:
         raise NotImplementedError
 
-    def hold_upload(self, size: int) -> None:
+    def hold_upload(self, size: int, announced: int | None) -> None:
         if self._upload is None:
-            self._upload = Upload(self._uploads, self)
+            self._upload = Upload(self._uploads, self, announced)
         self._upload.hold(size)
 
     def end_upload(self) -> None:

@@ -20,9 +20,9 @@ from .record import RecordedExchange
 class UploadCount(Protocol):
     """Counts the bytes held of a request's body: see `uploads`."""
 
-    def hold_upload(self, size: int) -> None:
+    def hold_upload(self, size: int, announced: int | None) -> None:
         """Count `size` more bytes of the request's body, which are held until it is complete. Above the bound no more
-        are read."""
+        are read. `announced`: the bytes of the complete body; None: unknown."""
 
     def end_upload(self) -> None:
         """Stop counting: the body is complete, or was dropped."""

@@ -2,7 +2,8 @@
 
 A request whose body must be known before it goes to a provider is held until it is complete, and its client decides how
 long that takes. At the bound no more bytes are accepted: over HTTP/2 the stream's window stays closed, over HTTP/1.1
-the socket is not read. The upload that began first always proceeds, so all of them complete eventually.
+the socket is not read. The upload that began first always proceeds, so all of them complete eventually; and so does one
+that is not large, since it is over soon and need not wait for large ones.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ TURN = 2.0
 SMALL = 64 * 1024
 """Bytes up to which an upload may use all that is left of a bound; larger uploads stop at three quarters of it. 97 % of
 all requests to models are smaller."""
+
+MEDIUM = 1 << 20
+"""Bytes announced up to which an upload is not large."""
 
 UPLOADS_FULL: Final = RelayError(
     503,
@@ -53,6 +57,8 @@ class Uploads:
         "_is_serving",
         "_large",
         "_later",
+        "_medium",
+        "_medium_since",
         "_memory",
         "_small",
         "_waiting",
@@ -84,6 +90,9 @@ class Uploads:
         self._large = limit - limit // 4
         """The bounds for small and for large uploads."""
         self._first_since: tuple[Upload, float] | None = None
+        self._medium: Upload | None = None
+        """The one that proceeds because it is not large; None: there is none that would have to wait."""
+        self._medium_since = 0.0
         self.clock = clock
         self.busy_timeout = busy_timeout
         self.above = above
@@ -115,6 +124,10 @@ class Uploads:
         bound = self._small if upload.size <= SMALL else self._large
         if self.held < bound or next(iter(self._holding)) is upload:
             return True
+        if self._medium is None and upload.is_medium:
+            self._prefer(upload)
+        if self._medium is upload:
+            return True
         if upload not in self._waiting:
             self._waiting[upload] = None
             self.waits += 1
@@ -122,6 +135,8 @@ class Uploads:
 
     def release(self, upload: Upload) -> None:
         """`upload` holds nothing any more, so others may continue."""
+        if self._medium is upload:
+            self._medium = None
         del self._holding[upload]
         self._waiting.pop(upload, None)
         self.held -= upload.size
@@ -134,10 +149,21 @@ class Uploads:
         if not self._waiting:
             return
         self._let_go_on(next(iter(self._holding)))
+        if self._medium is None and (medium := self._next_medium()) is not None:
+            self._prefer(medium)
+            self._let_go_on(medium)
         room = self._large - self.held
         while self._waiting and room > 0:
             self._let_go_on(next(iter(self._waiting)))
             room -= SMALL
+
+    def _prefer(self, upload: Upload) -> None:
+        self._medium = upload
+        self._medium_since = self.clock()
+
+    def _next_medium(self) -> Upload | None:
+        """The one that has waited longest."""
+        return next((upload for upload in self._waiting if upload.is_medium), None)
 
     def _let_go_on(self, upload: Upload) -> None:
         if upload in self._waiting:
@@ -153,6 +179,10 @@ class Uploads:
 
     def pass_turn(self, now: float) -> None:
         """Let others proceed instead of an upload that has been the first for long. Called about once a second."""
+        is_over = self._medium is not None and now - self._medium_since >= TURN
+        if is_over and self._next_medium() is not None:
+            self._medium = None
+            self._serve_later()
         first = next(iter(self._holding), None)
         if first is None or not self._waiting:
             self._first_since = None
@@ -176,9 +206,11 @@ class Uploads:
 class Upload:
     """The bytes held by one request's body. Created with its first bytes; call `end`."""
 
-    __slots__ = ("_bound", "_uploader", "size", "waits_since")
+    __slots__ = ("_bound", "_uploader", "is_medium", "size", "waits_since")
 
-    def __init__(self, bound: Uploads, uploader: Uploader) -> None:
+    def __init__(self, bound: Uploads, uploader: Uploader, announced: int | None = None) -> None:
+        """`announced`: the bytes of the complete body; None: unknown."""
+        self.is_medium = announced is not None and announced <= MEDIUM
         self._bound = bound
         self._uploader = uploader
         self.size = 0
@@ -231,7 +263,7 @@ class Uncounted:
 
     upload_waits = False
 
-    def hold_upload(self, size: int) -> None: ...
+    def hold_upload(self, size: int, announced: int | None) -> None: ...
 
     def end_upload(self) -> None: ...
 

@@ -101,4 +101,4 @@ class ReplayBuffer:
         self._pieces.append(data)
         self.size += size
         if self.size != self._content_length:  # the rest has not arrived yet
-            self._upload.hold_upload(size)
+            self._upload.hold_upload(size, self._content_length)

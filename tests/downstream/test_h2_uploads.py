@@ -312,7 +312,7 @@ class Holding(RecordingDownstreamEvents):
 
     def on_downstream_data(self, data: bytes) -> None:
         super().on_downstream_data(data)
-        self.stream.hold_upload(len(data))
+        self.stream.hold_upload(len(data), None)
 
 
 def _holding(bound: int, count: int) -> tuple[Room, H2Client, list[int]]:

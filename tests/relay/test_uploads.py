@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowserver.flow.memory_budget import MemoryBudget
-from flowserver.relay.uploads import SMALL, TURN, Upload, Uploads
+from flowserver.relay.uploads import MEDIUM, SMALL, TURN, Upload, Uploads
 
 from ..support.clock import FakeClock
 from ..support.later import Later
@@ -19,9 +19,9 @@ LIMIT = 10 * LARGE
 class Client:
     """An `Uploader`."""
 
-    def __init__(self, bound: Uploads) -> None:
+    def __init__(self, bound: Uploads, announced: int | None = None) -> None:
         self.goes_on = True
-        self.upload = Upload(bound, self)
+        self.upload = Upload(bound, self, announced)
 
     def stop_upload(self) -> None:
         assert self.goes_on
@@ -185,8 +185,8 @@ def test_one_always_goes_on_and_the_bound_is_kept(steps: list[tuple[int, int, bo
         if number in live and ends:
             live.pop(number).upload.end()
         elif number not in live or live[number].goes_on:
-            client = live.setdefault(number, Client(connections[number % 2]))
-            if client is next(iter(live.values())):
+            client = live.setdefault(number, Client(connections[number % 2], MEDIUM if number % 3 else None))
+            if client is next(iter(live.values())) or client.upload.is_medium:
                 over += size
             client.upload.hold(size)
         later.run()
@@ -220,6 +220,38 @@ def test_small_ones_go_on_while_large_ones_wait(all_of_them: Uploads) -> None:
     large.upload.hold(LARGE // 2)
     assert small.goes_on
     assert not large.goes_on
+
+
+def test_one_that_is_not_large_does_not_wait_for_large_ones(all_of_them: Uploads, later: Later) -> None:
+    large = filled(all_of_them, 3)
+    all_of_them.fit(small=0, large=0)
+    medium = [Client(all_of_them, size) for size in (MEDIUM, MEDIUM, MEDIUM + 1, None)]
+    for client in (*large, *medium):
+        client.upload.hold(LARGE)
+    assert going(*large, *medium) == [True, False, False, True, False, False, False], "one at a time"
+    medium[0].upload.end()
+    later.run()
+    assert going(*large, *medium) == [True, False, False, True, True, False, False]
+    medium[1].upload.end()
+    later.run()
+    assert not any(going(*large[1:], *medium[2:]))
+
+
+def test_one_that_is_not_large_and_never_ends_does_not_keep_others_waiting(
+    all_of_them: Uploads, clock: FakeClock, later: Later
+) -> None:
+    filled(all_of_them, 1)
+    all_of_them.fit(small=0, large=0)
+    for_ever, second = Client(all_of_them, MEDIUM), Client(all_of_them, MEDIUM)
+    for client in (for_ever, second):
+        client.upload.hold(LARGE)
+    all_of_them.pass_turn(clock.advance(TURN / 2))
+    later.run()
+    assert going(for_ever, second) == [True, False]
+    all_of_them.pass_turn(clock.advance(TURN / 2))
+    later.run()
+    for_ever.upload.hold(1)
+    assert going(for_ever, second) == [False, True]
 
 
 def test_memory_never_leaves_more_than_the_bound(all_of_them: Uploads) -> None:

@@ -90,7 +90,7 @@ class Held(Uncounted):
         self.upload_waits = False
         self.overdue = False
 
-    def hold_upload(self, size: int) -> None:
+    def hold_upload(self, size: int, announced: int | None) -> None:
         self.held += size
 
     def end_upload(self) -> None:
