@@ -60,9 +60,10 @@ TRIM_INTERVAL, LONGEST_TRIM_INTERVAL = 0.25, 1.0
 there is nothing to return."""
 IDLE_CLOSES = 0.88
 """Share of the budget from which idle connections are closed: after large requests give way, before all others do."""
-SAMPLE, BUSY_SAMPLE = 128, 768
-"""Connections whose kernel buffers are measured in each count, on each side; and of busy clients, of which one may have
-a hundred times what another has. It takes 2 us each."""
+SAMPLE = 128
+"""Connections whose kernel buffers are measured in each count: of providers, and of idle clients."""
+BUSY_SAMPLE = 768
+"""The same of busy clients, which differ most: one may have a hundred times what another has. It takes 2 us each."""
 FILLED_CONNECTION, OVER_H2, OVER_TLS, FILLED_STREAM = 3 * 1024, 11 * 1024, 17 * 1024, 14 * 1024
 """Bytes of a client's connection, and more over HTTP/2 or TLS; and of a stream, without what it holds."""
 FEW = 500
@@ -129,7 +130,7 @@ class _Count:
     answers: int = 0
     """Of these, requests that are whole."""
     uploads: int = 0
-    """Of the others, those that hold something."""
+    """Of the others, the large ones that hold something."""
     moved: dict[bytes, int] = field(default_factory=dict)
     """Bytes that had passed by then, by request id, so that it keeps no exchange alive."""
 
@@ -139,8 +140,10 @@ def _any(exchange: Exchange) -> bool:
 
 
 def _is_large_upload(exchange: Exchange) -> bool:
-    """Whether a large body is still being sent, and nothing is lost that the client has seen."""
-    return exchange.unanswered_upload > LARGE
+    """Whether a large body is still being sent and has no answer yet, so that nothing is lost that its client has seen.
+    One of unknown size counts as large if it must wait."""
+    is_unknown = exchange.request.content_length is None
+    return exchange.unanswered_upload > (0 if is_unknown and exchange.upload_waits else LARGE)
 
 
 def _gives_way(exchange: Exchange) -> bool:
@@ -211,7 +214,6 @@ class MemoryWatch:
             if now - self._counted_at >= ACCOUNT_INTERVAL and self._counting is None:
                 self._counting = self._account(now)
                 self._go_on_counting()
-                self._holders.uploads.pass_turn(now)
             self._look()
             if self.budget.level:
                 self._trim_if_due(now)
@@ -233,7 +235,7 @@ class MemoryWatch:
         figures, holders = self.figures, self._holders
         figures.resident = resident = self._resident.read()
         figures.pending = pending = self._pending()
-        uploads = max(0, holders.uploads.unfinished - self._earlier.uploads) * UPLOAD
+        uploads = max(0, holders.uploads.large - self._earlier.uploads) * UPLOAD
         changes = self.budget.look(max(resident, figures.accounted) + figures.kernel, pending, uploads)
         if holders.gate is not None:
             holders.gate.memory_level = self.budget.level
@@ -249,8 +251,8 @@ class MemoryWatch:
         uploads.fit(small=budget.room(Level.NO_BATCH), large=max(0, left // 2 - uploads.held))
 
     def _pending(self) -> int:
-        """What answers may still come to hold that are more than before the last count but one. An upload holds what
-        is counted, and is stopped where memory is short."""
+        """What answers added since the last count but one may still come to hold. An upload holds what is counted, and
+        is stopped where memory is short."""
         return max(0, self._answers() - self._earlier.answers) * STREAM
 
     def _answers(self) -> int:
@@ -276,7 +278,7 @@ class MemoryWatch:
         """Count what is held, and by whom, in steps. `holdings` receives what each exchange holds, and its rate."""
         holders, figures, before = self._holders, self.figures, self._count
         self._counted_at = now
-        count = _Count(now, len(holders.exchanges), self._answers(), holders.uploads.unfinished)
+        count = _Count(now, len(holders.exchanges), self._answers(), holders.uploads.large)
         connections = len(holders.connections)
         elapsed = max(now - before.at, 0.001)
         answers = requests = events = 0
@@ -381,12 +383,12 @@ class MemoryWatch:
             self._trim_after = TRIM_INTERVAL
 
     def _make_room(self, now: float) -> None:
-        """End what gives way first: large uploads, which have nothing yet that could be lost; where all requests are
-        refused, batch, and after a while everybody."""
+        """End what gives way first: large uploads without an answer, which have nothing to lose. If all requests are
+        refused, also batch, and after a while all others."""
         if self.budget.must_free:
             is_stuck = now - self._full_since >= STUCK
             self._begin_cutting(now, self._stuck, _any if is_stuck else _gives_way)
-        elif self.budget.level >= Level.NO_BATCH and self._holders.uploads.held > LARGE:  # else it is not worth a count
+        elif self.budget.level >= Level.NO_BATCH and self._stuck() > 0 and self._holders.uploads.held > LARGE:
             self._begin_cutting(now, self._stuck, _is_large_upload)
 
     def _stuck(self) -> int:

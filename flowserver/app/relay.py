@@ -503,6 +503,7 @@ class Relay:
         yield from self._abandoned.sweep(time.monotonic)
         now = time.monotonic()
         self._sweep_providers(now)
+        self._uploads.pass_turn(now)
         self._watch_breakers(now)
         self.metrics.connections = self._clients.connections
         if self._empty is not None and not self._empty.done() and not self._clients.connections:

@@ -17,6 +17,11 @@ class SharedDrops:
         self.left = TOTAL_RATE
         self._looked = 0.0
 
+    def spend(self, size: int) -> None:
+        """What was dropped without being allowed to is a debt of a second at most: one client that sends on and on must
+        not stop all others."""
+        self.left = max(-TOTAL_RATE, self.left - size)
+
     def refill(self, now: float) -> None:
         self.left = min(TOTAL_RATE, self.left + int(TOTAL_RATE * max(0.0, now - self._looked)))
         self._looked = now
@@ -38,8 +43,8 @@ class DropBudget:
 
     def drop(self, size: int) -> bool:
         """`size` bytes were dropped. Returns whether more may follow before the next sweep."""
-        self._left -= size
-        self._shared.left -= size
+        self._left = max(-LINGER_RATE, self._left - size)
+        self._shared.spend(size)
         return self.has_room
 
     def refill(self, now: float) -> None:

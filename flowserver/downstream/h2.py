@@ -4,8 +4,7 @@ h2 holds settings, stream states and receive windows (`h2_server_state`). `h2_fl
 frames, `h2_reader` dispatches them, `h2_request_head` checks heads, `h2_send_window` has the windows for sending, and
 `h2_stream` makes DATA frames. GOAWAY never reaches h2, which would end the connection while streams are still running.
 
-An event is written at once if nothing is queued before it; everything else is sent in one write at the end of an
-iteration of the event loop.
+An event is written at once if nothing is queued before it; all else in one write at the end of the loop's iteration.
 """
 
 from __future__ import annotations
@@ -297,6 +296,7 @@ class DownstreamH2(SharedReads):
             self._sweep_last_words(now)
         else:
             self._sweep_streams(now, limit)
+            self.uploads.pass_turn(now)
             if self.leftovers.sweep(now):
                 self._schedule_flush()
             self._sweep_connection(now)

@@ -23,7 +23,8 @@ LINGER_SILENCE = 5.0
 LINGER_BYTES = 256 << 20
 """Bytes that are dropped in total."""
 SHORT_LINGER_TIME = 1.0
-"""Seconds that replace `LINGER_TIME` while memory is short: the kernel holds what has not been dropped yet."""
+"""Seconds that replace `LINGER_TIME` while memory is short, once the client has the answer: the kernel holds what has
+not been dropped yet."""
 
 
 class Linger(SharedReads):
@@ -78,7 +79,7 @@ class Linger(SharedReads):
             self._began = self._heard = now  # the end of the answer is still on its way to a slow client
         elif not self._transport.is_reading():
             self._heard = now  # what it has sent in the meantime waits in the kernel
-        is_short = self._context.memory.level >= Level.NO_BATCH
+        is_short = self._context.memory.level >= Level.NO_BATCH and self.send_queue.in_kernel() <= 0
         if now - self._began >= (SHORT_LINGER_TIME if is_short else LINGER_TIME) or now - self._heard >= LINGER_SILENCE:
             self._transport.abort()
             return

@@ -92,8 +92,9 @@ class MemoryBudget:
             self._spent()
 
     def look(self, used: int, pending: int = 0, uploads: int = 0) -> bool:
-        """Set the level: `used` bytes are used, and `pending` more may be soon, for which nothing is cut; and `uploads`
-        more, for which only large requests are refused. Returns whether the level changes."""
+        """Set the level by the `used` bytes. `pending`: how many more may be used soon; nothing is cut for these.
+        `uploads`: how many more large uploads may use; only large requests are refused for these. Returns whether the
+        level changes."""
         self.used = used
         self._uploads = uploads
         expected = used + pending

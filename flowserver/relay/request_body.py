@@ -63,7 +63,7 @@ class JsonBody:
         """The places of `values`; empty if the body is not complete, or can't be read."""
         self.values: Mapping[str, Any] = _NO_VALUES
         self.noted: Mapping[bytes, Member] = _NOTHING_NOTED
-        """The places of the names in `Reads.noted`, as `values` in all else."""
+        """The places of the names in `Reads.noted`. Empty until the body is complete, and if it can't be read."""
         self.error: RelayError | None = None
         self.is_ambiguous = False
 

@@ -128,9 +128,9 @@ class RequestReading:
             self._read(body.values)
 
     def sent(self) -> None:
-        """All of the request was sent to a provider. The estimate of a stream's is made here, unless the body is small:
-        its answer does not wait for that, what it is made from would last as long as the stream, and before many
-        requests are refused."""
+        """All of the request was sent to a provider. For a stream with a large body the input is estimated here: not
+        earlier, as many requests are refused before, and not later, as the data for it would be kept as long as the
+        stream."""
         if self.params.stream and self._estimate is not None:
             self._conclude_estimate()
 

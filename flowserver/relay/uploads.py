@@ -2,8 +2,8 @@
 
 A request whose body must be known before it goes to a provider is held until it is complete, and its client decides how
 long that takes. At the bound no more bytes are accepted: over HTTP/2 the stream's window stays closed, over HTTP/1.1
-the socket is not read. The upload that began first always proceeds, so all of them complete eventually; and so does one
-that is not large, since it is over soon and need not wait for large ones.
+the socket is not read. The upload that began first always proceeds, so all of them complete eventually. Uploads of up
+to 1 MB have some room of their own: they are over soon, and need not wait for large ones.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ all requests to models are smaller."""
 
 MEDIUM = 1 << 20
 """Bytes announced up to which an upload is not large."""
+MEDIUM_ROOM = 2 << 20
+"""Bytes that uploads which are not large may hold together when the bound is reached."""
 
 UPLOADS_FULL: Final = RelayError(
     503,
@@ -53,19 +55,20 @@ class Uploads:
 
     __slots__ = (
         "_first_since",
+        "_held_by_medium",
         "_holding",
         "_is_serving",
         "_large",
         "_later",
-        "_medium",
-        "_medium_since",
         "_memory",
         "_small",
         "_waiting",
+        "_waiting_medium",
         "above",
         "busy_timeout",
         "clock",
         "held",
+        "large",
         "limit",
         "waits",
     )
@@ -90,9 +93,7 @@ class Uploads:
         self._large = limit - limit // 4
         """The bounds for small and for large uploads."""
         self._first_since: tuple[Upload, float] | None = None
-        self._medium: Upload | None = None
-        """The one that proceeds because it is not large; None: there is none that would have to wait."""
-        self._medium_since = 0.0
+        self._held_by_medium = 0
         self.clock = clock
         self.busy_timeout = busy_timeout
         self.above = above
@@ -103,6 +104,10 @@ class Uploads:
         self._holding: dict[Upload, None] = {}
         """In the order in which they began."""
         self._waiting: dict[Upload, None] = {}
+        self._waiting_medium: dict[Upload, None] = {}
+        """Those of them that are not large."""
+        self.large = 0
+        """Uploads that hold something and are large."""
 
     def below(self, limit: int) -> Uploads:
         """A bound for one connection."""
@@ -120,26 +125,33 @@ class Uploads:
         """`upload` holds `size` more bytes. Returns whether it may continue."""
         self.held += size
         self._memory.spend(size)
+        if upload.is_medium:
+            self._held_by_medium += size
+        elif upload not in self._holding:
+            self.large += 1
         self._holding[upload] = None
         bound = self._small if upload.size <= SMALL else self._large
         if self.held < bound or next(iter(self._holding)) is upload:
             return True
-        if self._medium is None and upload.is_medium:
-            self._prefer(upload)
-        if self._medium is upload:
+        if upload.is_medium and self._held_by_medium < MEDIUM_ROOM:
             return True
         if upload not in self._waiting:
             self._waiting[upload] = None
+            if upload.is_medium:
+                self._waiting_medium[upload] = None
             self.waits += 1
         return False
 
     def release(self, upload: Upload) -> None:
         """`upload` holds nothing any more, so others may continue."""
-        if self._medium is upload:
-            self._medium = None
         del self._holding[upload]
         self._waiting.pop(upload, None)
         self.held -= upload.size
+        if upload.is_medium:
+            self._waiting_medium.pop(upload, None)
+            self._held_by_medium -= upload.size
+        else:
+            self.large -= 1
         if self._waiting:
             self._serve_later()
 
@@ -149,25 +161,19 @@ class Uploads:
         if not self._waiting:
             return
         self._let_go_on(next(iter(self._holding)))
-        if self._medium is None and (medium := self._next_medium()) is not None:
-            self._prefer(medium)
-            self._let_go_on(medium)
+        room = MEDIUM_ROOM - self._held_by_medium
+        while self._waiting_medium and room > 0:
+            self._let_go_on(next(iter(self._waiting_medium)))
+            room -= SMALL
         room = self._large - self.held
         while self._waiting and room > 0:
             self._let_go_on(next(iter(self._waiting)))
             room -= SMALL
 
-    def _prefer(self, upload: Upload) -> None:
-        self._medium = upload
-        self._medium_since = self.clock()
-
-    def _next_medium(self) -> Upload | None:
-        """The one that has waited longest."""
-        return next((upload for upload in self._waiting if upload.is_medium), None)
-
     def _let_go_on(self, upload: Upload) -> None:
         if upload in self._waiting:
             del self._waiting[upload]
+            self._waiting_medium.pop(upload, None)
             upload.go_on()
 
     def fit(self, *, small: int, large: int) -> None:
@@ -179,10 +185,6 @@ class Uploads:
 
     def pass_turn(self, now: float) -> None:
         """Let others proceed instead of an upload that has been the first for long. Called about once a second."""
-        is_over = self._medium is not None and now - self._medium_since >= TURN
-        if is_over and self._next_medium() is not None:
-            self._medium = None
-            self._serve_later()
         first = next(iter(self._holding), None)
         if first is None or not self._waiting:
             self._first_since = None

@@ -237,7 +237,7 @@ class AdaptiveLimit:
 
     @property
     def is_cautious(self) -> bool:
-        """Whether refusals still hold the limit down, and each first token shows that they may end."""
+        """Whether refusals still hold the limit down, so that each first token brings the end of that nearer."""
         return self._cap < math.inf or self._refused_at < math.inf
 
     def count(self, now: float, under_way: int, ended: int = 0) -> None:

@@ -102,8 +102,8 @@ class FirstToken:
         self._is_sent = False
         """Whether the request has been sent completely."""
         self.uncounted: HedgeBudget | None = None
-        """The budget that the request's tokens must still be added to; None: there is none, or they are. They need not
-        be known until the answer is over, and estimating them costs as much as a third of a small answer."""
+        """The budget that the request's tokens must still be added to; None: there is none, or this was done. They need
+        not be known until the answer is over, and estimating them costs as much as a third of a small answer."""
 
     def __repr__(self) -> str:
         return f"<FirstToken {self._answer}{' hedged' if self._hedge is not None else ''}>"

@@ -121,17 +121,22 @@ async def test_bodies_wait_for_one_another_and_requests_without_them_go_on(lab: 
     assert peak(process) <= 128 * 1.05
 
 
-async def test_large_uploads_that_stop_give_way_to_requests_without_them(lab: Lab) -> None:
+@pytest.mark.parametrize(
+    ("framing", "begin"),
+    [(f"Content-Length: {32 * MB}", b""), ("Transfer-Encoding: chunked", b"%x\r\n" % (32 * MB))],
+    ids=["announced", "chunked"],
+)
+async def test_large_uploads_that_stop_give_way_to_requests_without_them(lab: Lab, framing: str, begin: bytes) -> None:
     simulator = await lab.simulator()
     process = await lab.process(simulator.url, memory="160m")
-    head = [f"Content-Length: {32 * MB}", "Content-Type: application/json"]
+    head = [framing, "Content-Type: application/json"]
     wires: list[Wire] = []
     while "no_batch" not in levels(process) and len(wires) < 2000:
         for _ in range(10):
             wires.append(await lab.client(process.port))
             await wires[-1].send(request("POST", "/v1/chat/completions", head))
             with contextlib.suppress(OSError, TimeoutError):
-                await asyncio.wait_for(wires[-1].send(b'{"messages": "' + b"x" * MB), 0.02)
+                await asyncio.wait_for(wires[-1].send(begin + b'{"messages": "' + b"x" * MB), 0.02)
     await eventually(lambda: "memory" in ends(process), "some are ended")
     await eventually(lambda: levels(process)[-1] in ("no_batch", "tight", "normal"), "and others need not be refused")
     assert [await status_of(lab, process) for _ in range(10)] == [(200, None)] * 10

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowserver.flow.memory_budget import MemoryBudget
-from flowserver.relay.uploads import MEDIUM, SMALL, TURN, Upload, Uploads
+from flowserver.relay.uploads import MEDIUM, MEDIUM_ROOM, SMALL, TURN, Upload, Uploads
 
 from ..support.clock import FakeClock
 from ..support.later import Later
@@ -186,13 +186,14 @@ def test_one_always_goes_on_and_the_bound_is_kept(steps: list[tuple[int, int, bo
             live.pop(number).upload.end()
         elif number not in live or live[number].goes_on:
             client = live.setdefault(number, Client(connections[number % 2], MEDIUM if number % 3 else None))
-            if client is next(iter(live.values())) or client.upload.is_medium:
+            if client is next(iter(live.values())):
                 over += size
             client.upload.hold(size)
         later.run()
         assert bound.held == sum(client.upload.size for client in live.values())
         assert not live or any(client.goes_on for client in live.values())
-        assert bound.held <= 8 * SMALL + over + 8 * 3 * SMALL
+        assert bound.held <= 8 * SMALL + over + 8 * 3 * SMALL + MEDIUM_ROOM
+        assert bound.large == sum(not client.upload.is_medium for client in live.values())
     for client in list(live.values()):
         client.upload.end()
         later.run()
@@ -222,36 +223,27 @@ def test_small_ones_go_on_while_large_ones_wait(all_of_them: Uploads) -> None:
     assert not large.goes_on
 
 
-def test_one_that_is_not_large_does_not_wait_for_large_ones(all_of_them: Uploads, later: Later) -> None:
+def test_those_that_are_not_large_wait_only_for_one_another(all_of_them: Uploads, later: Later) -> None:
     large = filled(all_of_them, 3)
     all_of_them.fit(small=0, large=0)
-    medium = [Client(all_of_them, size) for size in (MEDIUM, MEDIUM, MEDIUM + 1, None)]
-    for client in (*large, *medium):
+    medium = [Client(all_of_them, MEDIUM) for _ in range(3)]
+    others = [Client(all_of_them, size) for size in (MEDIUM + 1, None)]
+    for client in (*large, *others):
         client.upload.hold(LARGE)
-    assert going(*large, *medium) == [True, False, False, True, False, False, False], "one at a time"
+    for client in medium:
+        client.upload.hold(MEDIUM_ROOM // 2)
+    assert going(*medium) == [True, False, False], "the second has used up their room"
+    assert going(*large, *others) == [True, False, False, False, False]
+    assert all_of_them.large == 5
     medium[0].upload.end()
+    assert not medium[1].goes_on, "nothing begins in the same call stack"
+    medium[1].upload.hold(1)  # what was on its way
     later.run()
-    assert going(*large, *medium) == [True, False, False, True, True, False, False]
+    assert not any(going(*medium[1:]))
     medium[1].upload.end()
     later.run()
-    assert not any(going(*large[1:], *medium[2:]))
-
-
-def test_one_that_is_not_large_and_never_ends_does_not_keep_others_waiting(
-    all_of_them: Uploads, clock: FakeClock, later: Later
-) -> None:
-    filled(all_of_them, 1)
-    all_of_them.fit(small=0, large=0)
-    for_ever, second = Client(all_of_them, MEDIUM), Client(all_of_them, MEDIUM)
-    for client in (for_ever, second):
-        client.upload.hold(LARGE)
-    all_of_them.pass_turn(clock.advance(TURN / 2))
-    later.run()
-    assert going(for_ever, second) == [True, False]
-    all_of_them.pass_turn(clock.advance(TURN / 2))
-    later.run()
-    for_ever.upload.hold(1)
-    assert going(for_ever, second) == [False, True]
+    assert medium[2].goes_on
+    assert not any(going(*large[1:], *others))
 
 
 def test_memory_never_leaves_more_than_the_bound(all_of_them: Uploads) -> None:
