@@ -11,7 +11,7 @@ import gc
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -306,10 +306,10 @@ class MemoryWatch:
             "events": events,
         }
         figures.accounted = sum(figures.holders.values())
-        figures.kernel = self._kernel_memory()
+        figures.kernel = yield from self._kernel_memory()
 
-    def _kernel_memory(self) -> int:
-        """An estimate from samples of idle clients, of busy ones, which may hold far more, and of providers."""
+    def _kernel_memory(self) -> Generator[None, None, int]:
+        """Estimated in steps, from samples of idle clients, of busy ones, which may hold far more, and of providers."""
         busy: list[DownstreamH1 | DownstreamH2 | Linger] = []
         idle: list[DownstreamH1 | DownstreamH2 | Linger] = []
         for each in self._holders.connections:
@@ -318,8 +318,10 @@ class MemoryWatch:
             elif isinstance(each, DownstreamH1 | DownstreamH2):
                 (busy if idle_since(each) == math.inf else idle).append(each)
         providers = [each for pool in self._holders.pools() for each in pool.connections]
-        of_clients = _estimate(busy, _client_memory, BUSY_SAMPLE) + _estimate(idle, _client_memory)
-        return of_clients + _estimate(providers, _provider_memory)
+        of_busy = yield from _estimate(busy, _client_memory, BUSY_SAMPLE)
+        of_idle = yield from _estimate(idle, _client_memory)
+        of_providers = yield from _estimate(providers, _provider_memory)
+        return of_busy + of_idle + of_providers
 
     # --- acting ------------------------------------------------------------------------------------------------------
 
@@ -441,8 +443,12 @@ def _provider_memory(connection: object) -> int:
 _T = TypeVar("_T")
 
 
-def _estimate(connections: Sequence[_T], size: Callable[[_T], int], sample: int = SAMPLE) -> int:
-    """The sum of their sizes, estimated from a sample."""
-    if len(connections) <= sample:
-        return sum(map(size, connections))
-    return sum(map(size, random.sample(connections, sample))) * len(connections) // sample
+def _estimate(connections: Sequence[_T], size: Callable[[_T], int], most: int = SAMPLE) -> Generator[None, None, int]:
+    """The sum of their sizes, estimated from a sample of at most so many, in steps."""
+    sample = connections if len(connections) <= most else random.sample(connections, most)
+    found = 0
+    for number, each in enumerate(sample, 1):
+        found += size(each)
+        if not number % AT_A_TIME:
+            yield
+    return found * len(connections) // max(1, len(sample))
