@@ -24,7 +24,7 @@ all requests to models are smaller."""
 MEDIUM = 1 << 20
 """Bytes announced up to which an upload is not large."""
 MEDIUM_ROOM = 2 << 20
-"""Bytes that uploads which are not large may hold together when the bound is reached."""
+"""Bytes that uploads which are not large may hold together although memory is short, within the configured bound."""
 
 UPLOADS_FULL: Final = RelayError(
     503,
@@ -61,6 +61,7 @@ class Uploads:
         "_large",
         "_later",
         "_memory",
+        "_most_large",
         "_small",
         "_waiting",
         "_waiting_medium",
@@ -90,7 +91,7 @@ class Uploads:
         self._is_serving = False
         """Whether waiting uploads will be checked after the current event."""
         self._small = limit
-        self._large = limit - limit // 4
+        self._most_large = self._large = limit - limit // 4
         """The bounds for small and for large uploads."""
         self._first_since: tuple[Upload, float] | None = None
         self._held_by_medium = 0
@@ -133,7 +134,7 @@ class Uploads:
         bound = self._small if upload.size <= SMALL else self._large
         if self.held < bound or next(iter(self._holding)) is upload:
             return True
-        if upload.is_medium and self._held_by_medium < MEDIUM_ROOM:
+        if upload.is_medium and self._medium_room() > 0:
             return True
         if upload not in self._waiting:
             self._waiting[upload] = None
@@ -161,7 +162,7 @@ class Uploads:
         if not self._waiting:
             return
         self._let_go_on(next(iter(self._holding)))
-        room = MEDIUM_ROOM - self._held_by_medium
+        room = self._medium_room()
         while self._waiting_medium and room > 0:
             self._let_go_on(next(iter(self._waiting_medium)))
             room -= SMALL
@@ -169,6 +170,10 @@ class Uploads:
         while self._waiting and room > 0:
             self._let_go_on(next(iter(self._waiting)))
             room -= SMALL
+
+    def _medium_room(self) -> int:
+        """Bytes that uploads which are not large may still hold beyond what memory leaves for large ones."""
+        return min(MEDIUM_ROOM - self._held_by_medium, self._most_large - self.held)
 
     def _let_go_on(self, upload: Upload) -> None:
         if upload in self._waiting:
@@ -179,7 +184,7 @@ class Uploads:
     def fit(self, *, small: int, large: int) -> None:
         """The memory budget leaves this many more bytes for small uploads, and for large ones."""
         self._small = min(self.limit, self.held + small)
-        before, self._large = self._large, min(self.limit - self.limit // 4, self.held + large)
+        before, self._large = self._large, min(self._most_large, self.held + large)
         if self._waiting and self._large > before:
             self._serve_later()
 

@@ -138,8 +138,10 @@ async def test_large_uploads_that_stop_give_way_to_requests_without_them(lab: La
             with contextlib.suppress(OSError, TimeoutError):
                 await asyncio.wait_for(wires[-1].send(begin + b'{"messages": "' + b"x" * MB), 0.02)
     await eventually(lambda: "memory" in ends(process), "some are ended")
-    await eventually(lambda: levels(process)[-1] in ("no_batch", "tight", "normal"), "and others need not be refused")
-    assert [await status_of(lab, process) for _ in range(10)] == [(200, None)] * 10
+    served: list[tuple[int, str | None]] = []
+    async with asyncio.timeout(20):
+        while served != [(200, None)] * 5:
+            served = [await status_of(lab, process) for _ in range(5)]
     assert peak(process) <= 160 * 1.05
     for wire in wires:
         wire.close()

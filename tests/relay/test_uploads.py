@@ -192,7 +192,7 @@ def test_one_always_goes_on_and_the_bound_is_kept(steps: list[tuple[int, int, bo
         later.run()
         assert bound.held == sum(client.upload.size for client in live.values())
         assert not live or any(client.goes_on for client in live.values())
-        assert bound.held <= 8 * SMALL + over + 8 * 3 * SMALL + MEDIUM_ROOM
+        assert bound.held <= 8 * SMALL + over + 8 * 3 * SMALL
         assert bound.large == sum(not client.upload.is_medium for client in live.values())
     for client in list(live.values()):
         client.upload.end()
@@ -223,7 +223,10 @@ def test_small_ones_go_on_while_large_ones_wait(all_of_them: Uploads) -> None:
     assert not large.goes_on
 
 
-def test_those_that_are_not_large_wait_only_for_one_another(all_of_them: Uploads, later: Later) -> None:
+def test_where_memory_is_short_those_that_are_not_large_wait_only_for_one_another(
+    clock: FakeClock, later: Later
+) -> None:
+    all_of_them = Uploads(16 * MEDIUM, clock=clock, later=later)
     large = filled(all_of_them, 3)
     all_of_them.fit(small=0, large=0)
     medium = [Client(all_of_them, MEDIUM) for _ in range(3)]
@@ -244,6 +247,13 @@ def test_those_that_are_not_large_wait_only_for_one_another(all_of_them: Uploads
     later.run()
     assert medium[2].goes_on
     assert not any(going(*large[1:], *others))
+
+
+def test_at_the_configured_bound_they_wait_like_large_ones(all_of_them: Uploads) -> None:
+    filled(all_of_them)
+    medium = Client(all_of_them, MEDIUM)
+    medium.upload.hold(LARGE)
+    assert not medium.goes_on
 
 
 def test_memory_never_leaves_more_than_the_bound(all_of_them: Uploads) -> None:
