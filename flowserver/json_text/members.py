@@ -171,7 +171,7 @@ class _Malformed(Exception):
     pass
 
 
-_NOTHING_NOTED: Final[dict[bytes, Member]] = {}
+NOTHING_NOTED: Final[dict[bytes, Member]] = {}
 """Shared, and never changed: a dictionary of its own would take 64 bytes of each request."""
 
 
@@ -218,7 +218,7 @@ class JsonMembers:
         counts, 1 for a `SPAN`; None, False, 0 or [] for a value that should be an object but is not."""
         self.members: dict[tuple[str, ...], Member] = {}
         """The position of each, by its path as spelt. `()` is the whole object."""
-        self.noted: dict[bytes, Member] = {} if reads.noted else _NOTHING_NOTED
+        self.noted: dict[bytes, Member] = {} if reads.noted else NOTHING_NOTED
         """The values of the names in `Reads.noted`."""
 
     @property

@@ -16,7 +16,7 @@ from ..errors import RelayError, bad_request
 from ..http.form_data import FormMembers, has_plain_charset
 from ..http.messages import RequestHead
 from ..json_text.edits import Edit, Places, apply, edits
-from ..json_text.members import JsonMembers, Member, Problem, Reads
+from ..json_text.members import NOTHING_NOTED, JsonMembers, Member, Problem, Reads
 from ..names import cached
 
 _MODEL_ONLY: Final = Reads({"model": None})
@@ -24,7 +24,6 @@ _BOUNDARY = re.compile(rb"""([\w'()+./:=?&!#$%^`|~{}*-]{1,70})|"([^"\\\r\n]{1,70
 _SMALL_PIECE: Final = 65_536
 _FULL_PIECE: Final = 1 << 18
 _NO_VALUES: Final[Mapping[str, Any]] = {}
-_NOTHING_NOTED: Final[Mapping[bytes, Member]] = {}
 _NOWHERE: Final[Places] = {}
 """An empty dictionary of its own would take 64 bytes of each request."""
 
@@ -62,7 +61,7 @@ class JsonBody:
         self._places = _NOWHERE
         """The places of `values`; empty if the body is not complete, or can't be read."""
         self.values: Mapping[str, Any] = _NO_VALUES
-        self.noted: Mapping[bytes, Member] = _NOTHING_NOTED
+        self.noted: Mapping[bytes, Member] = NOTHING_NOTED
         """The places of the names in `Reads.noted`. Empty until the body is complete, and if it can't be read."""
         self.error: RelayError | None = None
         self.is_ambiguous = False

@@ -22,12 +22,13 @@ from ..flow.pressure import Pressure
 from ..flow.readmission import Readmission
 from ..quota.tenants import Tenant
 from ..quota.traffic_class import BATCH, INTERACTIVE, TrafficClass
+from ..relay.uploads import MEDIUM
 from .tenant_shares import TenantShares
 
 TIGHT, NO_BATCH, FULL = 1, 2, 3
 """Levels of memory: from TIGHT on some requests of class batch and some large ones may be refused, from NO_BATCH on all
 of these, from FULL on all requests."""
-LARGE = 1 << 20
+LARGE = MEDIUM
 """Bytes of a body above which a request gives way with those of class batch where memory is short. 97 % of all requests
 to models have less than 64 KB."""
 BETWEEN_LOOKS = 0.01
